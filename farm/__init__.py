@@ -1,0 +1,1 @@
+"""What a person starts: command line, controller, HTTP api, and the few files that know Ray."""

@@ -1,0 +1,5 @@
+"""The only input and output of the farm: local folders and S3-compatible stores."""
+
+from jobs.storage.base import Committed, Entry, Found, Store, open_store
+
+__all__ = ["Committed", "Entry", "Found", "Store", "open_store"]

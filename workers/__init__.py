@@ -1,0 +1,1 @@
+"""What a worker does on its one device."""

@@ -1,0 +1,143 @@
+"""The registry of kinds of work, and all that a kind knows of the farm.
+
+A kind of work is one module with `run(task, context)` and, where reading ahead pays, `prepare(item, context)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jobs.errors import FarmError
+from jobs.records import Record
+from jobs.tasks import Item, TaskMessage
+
+if TYPE_CHECKING:
+    from workers.models import ModelCache
+    from workers.nst.group import Group
+
+PLUGINS_VARIABLE = "FARM_KINDS"
+"""Environment variable: comma-separated modules that register further kinds of work when imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """A finished result before it is committed.
+
+    Attributes:
+        data: The encoded file.
+        note: What a user should know about it ("first of 12 frames"), or an empty string.
+        facts: For the record and the report: width_px, height_px, seconds.
+    """
+
+    data: bytes
+    note: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Context(Protocol):
+    """All that a kind of work knows of the farm."""
+
+    device: str
+    """`cpu`, `cuda:0`."""
+
+    threads: int
+    """Compute threads of this worker."""
+
+    models: ModelCache
+    group: Group
+
+    def asset(self, sha256: str) -> Path:
+        """Return a local file with the content of this hash, fetched from the farm's store if need be."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Return whether to stop now: canceled, paused, preempted, or past the lease. Ask between pictures."""
+        ...
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the task is, 0 to 1."""
+        ...
+
+    def emit(self, type: str, data: dict[str, Any]) -> None:  # noqa: A002 - the word of the contract
+        """Let a loss, a preview or a message be seen."""
+        ...
+
+    def read_ahead(self) -> Iterator[tuple[Item, Any]]:
+        """Yield the task's items with what `prepare` made of them, decoded ahead in threads.
+
+        Items that are skipped, or whose `prepare` raised, are finished here and never seen by the kind.
+        It ends early when the task should stop.
+        """
+        ...
+
+    def finish_item(self, item: Item, result: Callable[[], Produced] | FarmError) -> None:
+        """Give an item its outcome; a callable is run (encode), checked and committed in a thread behind."""
+        ...
+
+    def save_checkpoint(self, data: bytes) -> None:
+        """Keep resumable state, atomically, in the output store; raises LeaseLostError once another goes on."""
+        ...
+
+    def load_checkpoint(self) -> bytes | None:
+        """Return the last state that an attempt of this task kept, or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prepare` hands to `run`: anything, and what is to be known of its size.
+
+    Attributes:
+        value: For `run` alone.
+        memory_bytes: What it holds, so that reading ahead stays within bounds.
+    """
+
+    value: Any
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of work.
+
+    Attributes:
+        run: Does all items of a task; returns what later steps may name.
+        prepare: Reads one item ahead, given the content of its input; runs in a thread.
+        settings: Returns what of the payload decides pixels, for the render key, or None for kinds whose
+            items have no render key (they are always made).
+    """
+
+    name: str
+    run: Callable[[TaskMessage, Context], dict[str, Any]]
+    prepare: Callable[[TaskMessage, Item, bytes], Prepared] | None = None
+    settings: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> None:
+    """Make a kind of work known to the workers of this process."""
+    KINDS[kind.name] = kind
+
+
+def load_kind(name: str) -> Kind:
+    """Return the kind of work of this name, importing our own and those of `FARM_KINDS` on first use.
+
+    Raises:
+        FarmError: If no module registers it.
+    """
+    for module in ["workers.stylize", *filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(","))]:
+        importlib.import_module(module)
+    try:
+        return KINDS[name]
+    except KeyError:
+        raise FarmError(
+            f"no kind of work {name!r} (there are: {', '.join(sorted(KINDS))})",
+            f"name the module that registers it in {PLUGINS_VARIABLE}",
+        ) from None
