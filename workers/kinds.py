@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.errors import FarmError
-from jobs.records import Record
 from jobs.tasks import Item, TaskMessage
 
 if TYPE_CHECKING:

@@ -139,3 +139,20 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
     if "://" in url:
         raise UsageError(f"cannot open {url!r}", "give a folder or an s3://bucket/prefix URL")
     return LocalStore(url)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return the store and the key of one file: its folder and name, or its bucket and the rest.
+
+    Raises:
+        UsageError: If an `s3://` URL names no object.
+    """
+    from jobs.errors import UsageError
+
+    if not url.startswith("s3://"):
+        path = Path(url)
+        return str(path.parent), path.name
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise UsageError(f"{url!r} names no object", "write s3://bucket/key")
+    return f"s3://{bucket}", key

@@ -1,0 +1,193 @@
+"""The durable record of jobs, steps, tasks, items, attempts and events: one SQLite file.
+
+Writes collect in one open transaction and become durable together at `commit`, which the controller calls
+once per tick and before it answers or sends anything (group commit). Reads for people are in `farm.views`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import FarmError
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, name TEXT NOT NULL, user TEXT NOT NULL,
+        tier TEXT NOT NULL, priority INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+        manifest TEXT NOT NULL, output TEXT NOT NULL, client_token TEXT UNIQUE,
+        notes TEXT NOT NULL DEFAULT '[]', plan TEXT, ignored TEXT NOT NULL DEFAULT '{"count": 0, "names": []}',
+        created_at REAL NOT NULL, started_at REAL, finished_at REAL
+    ) STRICT;
+    CREATE TABLE steps (
+        job TEXT NOT NULL REFERENCES jobs(id), name TEXT NOT NULL, position INTEGER NOT NULL,
+        kind TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', needs TEXT NOT NULL,
+        result TEXT NOT NULL DEFAULT '{}',
+        total INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0,
+        failed INTEGER NOT NULL DEFAULT 0, canceled INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (job, name)
+    ) STRICT;
+    CREATE TABLE tasks (
+        id INTEGER PRIMARY KEY, job TEXT NOT NULL REFERENCES jobs(id), step TEXT NOT NULL,
+        state TEXT NOT NULL, kind TEXT NOT NULL, payload TEXT NOT NULL, affinity TEXT NOT NULL,
+        estimate_s REAL NOT NULL, min_workers INTEGER NOT NULL, max_workers INTEGER NOT NULL,
+        attempt INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0,
+        failures TEXT NOT NULL DEFAULT '{}', failure TEXT, reason TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX tasks_of_job ON tasks(job, state);
+    CREATE TABLE items (
+        id INTEGER PRIMARY KEY, job TEXT NOT NULL, step TEXT NOT NULL,
+        task INTEGER NOT NULL REFERENCES tasks(id), state TEXT NOT NULL, input TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL, stamp TEXT NOT NULL, output_key TEXT NOT NULL, style TEXT NOT NULL,
+        output TEXT NOT NULL DEFAULT '', failure TEXT, reason TEXT NOT NULL DEFAULT '',
+        attempt INTEGER NOT NULL DEFAULT 0, worker TEXT NOT NULL DEFAULT '',
+        failures TEXT NOT NULL DEFAULT '{}', detail TEXT NOT NULL DEFAULT '{}', finished_at REAL,
+        UNIQUE (job, output_key)
+    ) STRICT;
+    CREATE INDEX items_of_task ON items(task);
+    CREATE INDEX items_of_job ON items(job, state);
+    CREATE TABLE attempts (
+        task INTEGER NOT NULL REFERENCES tasks(id), number INTEGER NOT NULL, worker TEXT NOT NULL,
+        device TEXT NOT NULL, started_at REAL NOT NULL, ended_at REAL, outcome TEXT, failure TEXT,
+        reason TEXT NOT NULL DEFAULT '', device_s REAL NOT NULL DEFAULT 0, waited_s REAL NOT NULL DEFAULT 0,
+        PRIMARY KEY (task, number)
+    ) STRICT;
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY, job TEXT NOT NULL, at REAL NOT NULL, type TEXT NOT NULL,
+        text TEXT NOT NULL, data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX events_of_job ON events(job, id);
+    CREATE TABLE rates (
+        model TEXT PRIMARY KEY, items INTEGER NOT NULL, bytes INTEGER NOT NULL, device_s REAL NOT NULL
+    ) STRICT;
+    CREATE TABLE usage (user TEXT PRIMARY KEY, device_s REAL NOT NULL, at REAL NOT NULL) STRICT;
+    """,
+)
+"""One script per schema version; the ledger migrates from any of them. Never change one that has shipped."""
+
+
+class Ledger:
+    """The controller's connection to the ledger. One thread uses it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the ledger at `path`, creating or migrating it.
+
+        Raises:
+            FarmError: If the file is not a ledger, or was written by a newer version.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise FarmError(
+                f"the ledger {path} cannot be opened: {error}", "move the file away to begin a new history"
+            ) from error
+
+    def _migrate(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise FarmError(
+                f"the ledger {self.path} has schema {version}; this version of stylefarm knows {len(_MIGRATIONS)}",
+                "install the newer stylefarm again",
+            )
+        for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+            self._db.executescript(f"BEGIN;{script};PRAGMA user_version={number};COMMIT;")
+
+    def close(self) -> None:
+        """Commit and close."""
+        self.commit()
+        self._db.close()
+
+    def commit(self) -> None:
+        """Make everything written since the last commit durable."""
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Forget everything written since the last commit."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        """Return the rows of a query, what is not yet committed included."""
+        return self._db.execute(query, values).fetchall()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, for `farm.views`."""
+        return self._db
+
+    def _write(self, statement: str, values: Iterable[Any]) -> int:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
+        return self._db.execute(statement, tuple(values)).lastrowid or 0
+
+    def insert(self, table: str, values: Mapping[str, Any]) -> int:
+        """Insert a row; dicts and lists are stored as JSON. Returns the row's number.
+
+        Raises:
+            sqlite3.IntegrityError: If the row breaks a promise of the schema, such as one item per output.
+        """
+        names = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        return self._write(
+            f"INSERT INTO {table} ({names}) VALUES ({marks})",  # noqa: S608 - names are ours, values are bound
+            (_stored(v) for v in values.values()),
+        )
+
+    def update(self, table: str, changes: Mapping[str, Any], **where: Any) -> None:
+        """Update the rows for which every column in `where` has its value."""
+        sets = ", ".join(f"{name}=?" for name in changes)
+        tests = " AND ".join(f"{name}=?" for name in where)
+        self._write(
+            f"UPDATE {table} SET {sets} WHERE {tests}",  # noqa: S608 - names are ours, values are bound
+            (*(_stored(v) for v in changes.values()), *where.values()),
+        )
+
+    def count(self, job: str, step: str, **by: int) -> None:
+        """Add to the counters of a step (`total=+5`, `done=+1`, `failed=-2`)."""
+        sets = ", ".join(f"{name}={name}+?" for name in by)
+        self._write(
+            f"UPDATE steps SET {sets} WHERE job=? AND name=?",  # noqa: S608 - names are ours
+            (*by.values(), job, step),
+        )
+
+    def event(self, job: str, type_: str, text: str, data: Mapping[str, Any] | None = None) -> None:
+        """Write down that something happened that a user may want to read."""
+        self.insert(
+            "events", {"job": job, "at": time.time(), "type": type_, "text": text, "data": data or {}}
+        )
+
+    def rate(self, model: str, *, items: int, size_bytes: int, device_s: float) -> None:
+        """Add what an attempt measured to the rates of a model; old measurements count half."""
+        self._write(
+            "INSERT INTO rates VALUES (?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET "
+            "items=items/2+excluded.items, bytes=bytes/2+excluded.bytes, device_s=device_s/2+excluded.device_s",
+            (model, items, size_bytes, device_s),
+        )
+
+    def used(self, user: str, device_s: float, at: float) -> None:
+        """Keep the recent device seconds of a user."""
+        self._write("INSERT OR REPLACE INTO usage VALUES (?, ?, ?)", (user, device_s, at))
+
+    def forget_plan(self, job: str) -> None:
+        """Remove the tasks and items of a job whose planning was cut off, so that it is planned again."""
+        self._write("DELETE FROM items WHERE job=?", (job,))
+        self._write("DELETE FROM tasks WHERE job=?", (job,))
+        self._write("UPDATE steps SET total=0, done=0, skipped=0, failed=0, canceled=0 WHERE job=?", (job,))
+
+
+def _stored(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list | tuple) else value

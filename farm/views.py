@@ -1,0 +1,229 @@
+"""What people read from the ledger, as the plain dicts that the api and `--json` show.
+
+Works on the controller's own connection, and on the file itself when no farm is running.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import UsageError
+from jobs.states import ENDED_JOBS, JobState, TaskState
+
+_COUNTS = ("total", "done", "skipped", "failed", "canceled")
+_FAILURES_SHOWN = 20
+
+
+class View:
+    """Reads of one ledger."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._db.row_factory = sqlite3.Row
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        return self._db.execute(query, values).fetchall()
+
+    def jobs(
+        self, limit: int = 50, user: str | None = None, state: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the latest jobs, newest first."""
+        rows = self._rows(
+            "SELECT * FROM jobs WHERE (?1 IS NULL OR user=?1) AND (?2 IS NULL OR state=?2) "
+            "ORDER BY number DESC LIMIT ?3",
+            user,
+            state,
+            limit,
+        )
+        return [self._job(row) for row in rows]
+
+    def resolve(self, word: str) -> str:
+        """Return the id of the job that a person means: an id, the start of one, or a name (its latest job).
+
+        Raises:
+            UsageError: If no job or more than one fits.
+        """
+        for query in (
+            "SELECT id FROM jobs WHERE id=?",
+            "SELECT id FROM jobs WHERE name=? ORDER BY number DESC LIMIT 1",
+            r"SELECT id FROM jobs WHERE id LIKE replace(replace(?, '%', '\%'), '_', '\_') || '%' ESCAPE '\'",
+        ):
+            found = [row["id"] for row in self._rows(query, word)]
+            if len(found) == 1:
+                return str(found[0])
+            if found:
+                raise UsageError(f"{word!r} fits {len(found)} jobs", f"say which: {', '.join(found[:5])}")
+        raise UsageError(f"there is no job {word!r}", "`farm status` lists the jobs")
+
+    def job(self, word: str) -> dict[str, Any]:
+        """Return one job, by id, start of an id, or name."""
+        return self._job(self._rows("SELECT * FROM jobs WHERE id=?", self.resolve(word))[0])
+
+    def _job(self, row: sqlite3.Row) -> dict[str, Any]:
+        job = row["id"]
+        steps = self._rows("SELECT * FROM steps WHERE job=? ORDER BY position", job)
+        counts = {name: sum(step[name] for step in steps) for name in _COUNTS}
+        tasks = dict.fromkeys((state.value for state in TaskState), 0)
+        tasks.update(
+            (r["state"], r["n"])
+            for r in self._rows("SELECT state, count(*) AS n FROM tasks WHERE job=? GROUP BY state", job)
+        )
+        ended = row["state"] in ENDED_JOBS
+        until = row["finished_at"] or time.time()
+        seconds = max(0.0, until - row["started_at"]) if row["started_at"] else 0.0
+        made = counts["done"]
+        return {
+            "id": job,
+            "name": row["name"],
+            "user": row["user"],
+            "tier": row["tier"],
+            "priority": row["priority"],
+            "state": row["state"],
+            "reason": row["reason"],
+            "output": row["output"],
+            "created_at": row["created_at"],
+            "started_at": row["started_at"],
+            "finished_at": row["finished_at"],
+            "seconds": round(seconds, 3),
+            "items": {**counts, "pending": _pending(counts)},
+            "tasks": tasks,
+            "images_per_s": round(made / seconds, 4) if made and seconds else None,
+            "eta_s": None if ended or row["state"] == JobState.PAUSED else self._eta(job, counts, seconds),
+            "megapixels": self._megapixels(job) if ended else None,
+            "ignored": json.loads(row["ignored"]),
+            "notes": json.loads(row["notes"]),
+            "plan": json.loads(row["plan"]) if row["plan"] else None,
+            "steps": [_step(step) for step in steps],
+            "failures": self._failures(job) if counts["failed"] else [],
+        }
+
+    def _eta(self, job: str, counts: dict[str, int], seconds: float) -> list[float] | None:
+        """Return a range from what this job itself has shown: nothing before it has shown something."""
+        made, left = counts["done"] + counts["failed"], _pending(counts)
+        if not made or not left or seconds <= 0:
+            return None
+        sizes = self._rows(
+            "SELECT sum(CASE WHEN state='pending' THEN size_bytes ELSE 0 END) AS todo, "
+            "sum(CASE WHEN state IN ('done', 'failed') THEN size_bytes ELSE 0 END) AS did "
+            "FROM items WHERE job=? AND size_bytes > 0",
+            job,
+        )[0]
+        by_count = seconds * left / made
+        by_size = seconds * sizes["todo"] / sizes["did"] if sizes["did"] else by_count
+        low, high = sorted((by_count, by_size))
+        spread = 1 + 1 / (1 + made) ** 0.5
+        return [round(low / spread, 1), round(high * spread, 1)]
+
+    def _megapixels(self, job: str) -> float:
+        row = self._rows(
+            "SELECT total(json_extract(detail, '$.width_px') * json_extract(detail, '$.height_px')) AS px "
+            "FROM items WHERE job=? AND state='done'",
+            job,
+        )[0]
+        return round(row["px"] / 1e6, 3)
+
+    def _failures(self, job: str) -> list[dict[str, Any]]:
+        rows = self._rows(
+            "SELECT input, style, reason, failure FROM items WHERE job=? AND state='failed' ORDER BY id LIMIT ?",
+            job,
+            _FAILURES_SHOWN,
+        )
+        return [dict(row) for row in rows]
+
+    def items(
+        self, word: str, state: str | None = None, limit: int = 1000, offset: int = 0
+    ) -> dict[str, Any]:
+        """Return a page of a job's items and how many there are in all."""
+        job = self.resolve(word)
+        wanted = "FROM items WHERE job=?1 AND (?2 IS NULL OR state=?2)"
+        rows = self._rows(f"SELECT * {wanted} ORDER BY id LIMIT ?3 OFFSET ?4", job, state, limit, offset)  # noqa: S608
+        total = self._rows(f"SELECT count(*) AS n {wanted}", job, state)[0]["n"]  # noqa: S608
+        return {"items": [_item(row) for row in rows], "total": total}
+
+    def tasks(self, word: str) -> list[dict[str, Any]]:
+        """Return a job's tasks with the counts of their items and their last attempt."""
+        rows = self._rows(
+            "SELECT t.*, a.worker, a.started_at, a.ended_at, count(i.id) AS total, "
+            "total(i.state='done') AS done, total(i.state='failed') AS failed, "
+            "total(i.state='skipped') AS skipped "
+            "FROM tasks t LEFT JOIN attempts a ON a.task=t.id AND a.number=t.attempt "
+            "LEFT JOIN items i ON i.task=t.id WHERE t.job=? GROUP BY t.id ORDER BY t.id",
+            self.resolve(word),
+        )
+        return [
+            {
+                "id": row["id"],
+                "step": row["step"],
+                "kind": row["kind"],
+                "state": row["state"],
+                "attempt": row["attempt"],
+                "worker": row["worker"] or "",
+                "started_at": row["started_at"],
+                "ended_at": row["ended_at"],
+                "items": {name: int(row[name]) for name in ("total", "done", "failed", "skipped")},
+                "failure": row["failure"],
+                "reason": row["reason"],
+            }
+            for row in rows
+        ]
+
+    def events(self, word: str | None, after: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
+        """Return what happened after event number `after`, of one job or of all."""
+        job = self.resolve(word) if word else None
+        rows = self._rows(
+            "SELECT * FROM events WHERE id>?1 AND (?2 IS NULL OR job=?2) ORDER BY id LIMIT ?3",
+            after,
+            job,
+            limit,
+        )
+        return [{**dict(row), "data": json.loads(row["data"])} for row in rows]
+
+
+def _pending(counts: dict[str, int]) -> int:
+    return counts["total"] - counts["done"] - counts["skipped"] - counts["failed"] - counts["canceled"]
+
+
+def _step(row: sqlite3.Row) -> dict[str, Any]:
+    counts = {name: row[name] for name in _COUNTS}
+    return {
+        "name": row["name"],
+        "kind": row["kind"],
+        "state": row["state"],
+        "reason": row["reason"],
+        "needs": json.loads(row["needs"]),
+        "result": json.loads(row["result"]),
+        "items": {**counts, "pending": _pending(counts)},
+    }
+
+
+def _item(row: sqlite3.Row) -> dict[str, Any]:
+    detail = json.loads(row["detail"])
+    return {
+        "id": row["id"],
+        "step": row["step"],
+        "input": row["input"],
+        "style": row["style"],
+        "output": row["output"],
+        "state": row["state"],
+        "failure": row["failure"],
+        "reason": row["reason"],
+        "attempt": row["attempt"],
+        "worker": row["worker"],
+        "seconds": detail.get("seconds"),
+        "width_px": detail.get("width_px"),
+        "height_px": detail.get("height_px"),
+        "sha256": detail.get("sha256"),
+        "size_bytes": detail.get("size_bytes"),
+        "generation": detail.get("generation"),
+    }
+
+
+def read_ledger(path: Path) -> View | None:
+    """Open the ledger file for reading, or return None where there is none yet."""
+    if not path.exists():
+        return None
+    return View(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))

@@ -1,0 +1,389 @@
+"""One attempt of a task on this worker: its lease, its items, and the context that a kind of work sees."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jobs.checkpoints import Checkpoints
+from jobs.errors import BadInputError, ConflictError, Failure, FarmError, LeaseLostError, StorageError
+from jobs.library import Library
+from jobs.records import Record, render_key
+from jobs.states import ItemState
+from jobs.storage import Committed, Found, Store
+from jobs.storage.base import split_url
+from jobs.tasks import Emitted, Event, Item, ItemFinished, ItemStarted, Progress, StoreOptions, TaskMessage
+from workers.kinds import Kind, Produced, load_kind
+from workers.models import ModelCache
+from workers.nst.group import Alone
+from workers.reading import Readers, Slot
+
+log = logging.getLogger(__name__)
+
+_LARGEST_INPUT_BYTES = 2 << 30
+_POLL_S = 0.05
+_WRITES_BEHIND = 4
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a worker offers its attempts."""
+
+    device: str
+    threads: int
+    models: ModelCache
+    library: Library
+    readers: Readers
+    writers: Executor
+    store: Callable[[str, StoreOptions], Store]
+    post: Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where an item's result goes, and what is known of its input."""
+
+    key: str
+    found: Found
+    render_key: str
+    input_sha256: str
+
+
+class Attempt:
+    """The context of one attempt (`workers.kinds.Context`)."""
+
+    def __init__(self, message: TaskMessage, services: Services) -> None:
+        self.message = message
+        self.device = services.device
+        self.threads = services.threads
+        self.models = services.models
+        self.group = Alone()
+        self.waited_s = 0.0
+        self.stop_reason = ""
+        self._services = services
+        self._deadline = time.monotonic() + message.lease_s
+        self._lock = threading.Lock()
+        self._targets: dict[int, _Target] = {}
+        self._started: set[int] = set()
+        self._finished: set[int] = set()
+        self._writes: list[Future[None]] = []
+        self._room = threading.BoundedSemaphore(_WRITES_BEHIND)
+        self._began = time.monotonic()
+        self._checkpoints: Checkpoints | None = None
+        self._kind = self._known_kind()
+        self._slots = [Slot(lambda item=item: self._read(item)) for item in message.items]  # type: ignore[misc]
+        if self._kind and self._kind.prepare:
+            services.readers.feed(self._slots)
+
+    def _known_kind(self) -> Kind | None:
+        """Return the kind, or None for one that is not known: `run` says so when its turn comes."""
+        try:
+            return load_kind(self.message.kind)
+        except FarmError:
+            return None
+
+    def run(self) -> dict[str, Any]:
+        """Let the kind of work do it; returns what later steps may name."""
+        self._began = time.monotonic()
+        self.check_lease()
+        return load_kind(self.message.kind).run(self.message, self)
+
+    # The lease.
+
+    def renew(self, lease_s: float) -> None:
+        """Hold the lease for `lease_s` from now, unless it has run out already."""
+        if time.monotonic() < self._deadline:
+            self._deadline = time.monotonic() + lease_s
+
+    def stop(self, reason: str) -> None:
+        """Let it stop after the picture it is at; what is not committed by then never will be."""
+        self.stop_reason = self.stop_reason or reason
+
+    def should_stop(self) -> bool:
+        """Return whether it was asked to stop or its lease has run out."""
+        if time.monotonic() >= self._deadline:
+            self.stop("its lease ran out")
+        return bool(self.stop_reason)
+
+    def check_lease(self) -> None:
+        """Raise LeaseLostError when this attempt may not commit any more."""
+        if self.should_stop():
+            raise LeaseLostError(
+                f"attempt {self.message.attempt} of task {self.message.task}: {self.stop_reason}"
+            )
+
+    def device_s(self) -> float:
+        """Return the seconds since the attempt began to run."""
+        return time.monotonic() - self._began
+
+    # What a kind of work sees.
+
+    def asset(self, sha256: str) -> Path:
+        """Return a local file with the content of this hash."""
+        return self._services.library.path(sha256)
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the task is, 0 to 1."""
+        self._services.post(Progress(self.message.task, self.message.attempt, fraction, message))
+
+    def emit(self, type: str, data: dict[str, Any]) -> None:  # noqa: A002 - the word of the contract
+        """Let a loss, a preview or a message be seen."""
+        self._services.post(Emitted(self.message.task, self.message.attempt, type, data))
+
+    def read_ahead(self) -> Iterator[tuple[Item, Any]]:
+        """Yield the items that need work, decoded, in order; end early when the attempt should stop."""
+        for item, slot in zip(self.message.items, self._slots, strict=True):
+            if self._kind and not self._kind.prepare:
+                slot.fill()
+            since = time.monotonic()
+            while not slot.wait(_POLL_S):
+                if self.should_stop():
+                    return
+            self.waited_s += time.monotonic() - since
+            value, empty = slot.value, slot.empty
+            slot.value = None
+            self._services.readers.taken(slot)
+            if self.should_stop():
+                return
+            if not empty:
+                yield item, value
+
+    def finish_item(self, item: Item, result: Callable[[], Produced] | FarmError) -> None:
+        """Give an item its outcome; a callable is run and committed behind the device."""
+        if isinstance(result, FarmError):
+            self._fail(item, result)
+            return
+        since = time.monotonic()
+        self._room.acquire()
+        self.waited_s += time.monotonic() - since
+        self._writes.append(self._services.writers.submit(self._write, item, result))
+
+    def save_checkpoint(self, data: bytes) -> None:
+        """Keep resumable state; LeaseLostError when a later attempt has taken over."""
+        self.check_lease()
+        self._own_checkpoints().save(data)
+
+    def load_checkpoint(self) -> bytes | None:
+        """Take over from the attempts before this one; return the last state that one of them kept."""
+        self.check_lease()
+        return self._own_checkpoints().take_over()
+
+    # What the worker asks.
+
+    def in_flight(self) -> set[int]:
+        """Return the items that were begun and have no outcome."""
+        with self._lock:
+            return self._started - self._finished
+
+    def unfinished(self) -> list[Item]:
+        """Return the items without an outcome."""
+        with self._lock:
+            return [item for item in self.message.items if item.id not in self._finished]
+
+    def end(self) -> None:
+        """Drop what was read ahead and wait for what is being written."""
+        self._services.readers.drop(self._slots)
+        wait(self._writes)
+
+    # Reading one item, in a reader thread.
+
+    def _read(self, item: Item) -> tuple[Any, int] | None:
+        if self.should_stop():
+            return None
+        self._start(item)
+        try:
+            return self._prepare(item)
+        except LeaseLostError:
+            return None
+        except Exception as error:  # noqa: BLE001 - the boundary: one bad picture fails itself only
+            self._fail(item, as_farm_error(error))
+            return None
+
+    def _prepare(self, item: Item) -> tuple[Any, int] | None:
+        target, content = self._target(item)
+        with self._lock:
+            self._targets[item.id] = target
+        record = target.found.record
+        if record and target.found.ours and target.render_key and record.render_key == target.render_key:
+            self._finish(item, ItemState.SKIPPED, record, "it was finished before")
+            return None
+        kind = load_kind(self.message.kind)
+        if not kind.prepare:
+            return None, 0
+        prepared = kind.prepare(self.message, item, self._content(item) if content is None else content)
+        return prepared.value, prepared.memory_bytes
+
+    def _target(self, item: Item) -> tuple[_Target, bytes | None]:
+        """Find out where the result goes and what it would be; the input is read only if it has to be."""
+        kind = load_kind(self.message.kind)
+        key, found = self._free_key(item.output_key)
+        content, input_sha256, wanted = None, "", ""
+        if item.input:
+            input_sha256 = _unchanged(item, found.record)
+            if not input_sha256:
+                content = self._content(item)
+                input_sha256 = hashlib.sha256(content).hexdigest()
+        if kind.settings:
+            settings = {**kind.settings(self.message.payload), "suffix": PurePosixPath(key).suffix.lower()}
+            wanted = render_key(input_sha256, settings)
+        return _Target(key, found, wanted, input_sha256), content
+
+    def _free_key(self, key: str) -> tuple[str, Found]:
+        """Return the key to write to under the rule `on_existing`, and what stands there."""
+        store = self._output()
+        found = store.find(key)
+        number = 0
+        while found.exists and not found.ours and self.message.on_existing != "replace":
+            if self.message.on_existing == "fail":
+                raise ConflictError(
+                    f"{self.message.output}/{key} exists and was not made by the farm",
+                    "choose another output, or on_existing: rename or replace",
+                )
+            number += 1
+            path = PurePosixPath(key)
+            renamed = str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+            found = store.find(renamed)
+            if not found.exists or found.ours:
+                return renamed, found
+        return key, found
+
+    def _content(self, item: Item) -> bytes:
+        root, key = split_url(item.input)
+        try:
+            return self._services.store(root, self.message.store_options).read(
+                key, limit_bytes=_LARGEST_INPUT_BYTES
+            )
+        except FileNotFoundError:
+            raise BadInputError(f"{item.input} is not there any more") from None
+
+    # Writing one item, in a writer thread.
+
+    def _write(self, item: Item, result: Callable[[], Produced]) -> None:
+        try:
+            self.check_lease()
+            produced = result()
+            committed = self._commit(item, produced)
+            state = ItemState.DONE if committed.won else ItemState.SKIPPED
+            note = produced.note if committed.won else "another attempt finished it first"
+            self._finish(item, state, committed.record, note)
+        except LeaseLostError as error:
+            log.info("not committed: %s", error)
+        except Exception as error:  # noqa: BLE001 - the boundary: one bad picture fails itself only
+            self._fail(item, as_farm_error(error))
+        finally:
+            self._room.release()
+
+    def _commit(self, item: Item, produced: Produced) -> Committed:
+        with self._lock:
+            target = self._targets.get(item.id)
+        if target is None:
+            target, _ = self._target(item)
+        before = target.found.record
+        record = Record(
+            key=target.key,
+            generation=before.generation + 1 if before else 1,
+            job=self.message.job,
+            task=self.message.task,
+            attempt=self.message.attempt,
+            render_key=target.render_key,
+            size_bytes=len(produced.data),
+            sha256=hashlib.sha256(produced.data).hexdigest(),
+            input=item.input,
+            input_size_bytes=item.size_bytes,
+            input_stamp=item.stamp,
+            input_sha256=target.input_sha256,
+            extra=produced.facts,
+        )
+        self.check_lease()
+        on_existing = "replace" if self.message.on_existing == "replace" else "fail"
+        committed = self._output().commit(record, produced.data, target.found, on_existing=on_existing)
+        if not committed.won and committed.record.render_key != record.render_key:
+            raise StorageError(
+                f"job {committed.record.job} wrote {target.key} with other settings at the same time",
+                "give each job an output of its own",
+            )
+        return committed
+
+    # Outcomes.
+
+    def _start(self, item: Item) -> None:
+        with self._lock:
+            self._started.add(item.id)
+        self._services.post(ItemStarted(self.message.task, self.message.attempt, item.id))
+
+    def _finish(self, item: Item, state: ItemState, record: Record, reason: str) -> None:
+        detail = {
+            **record.extra,
+            "sha256": record.sha256,
+            "size_bytes": record.size_bytes,
+            "generation": record.generation,
+        }
+        output = f"{self.message.output.rstrip('/')}/{record.key}"
+        self._post_once(
+            item,
+            ItemFinished(
+                self.message.task, self.message.attempt, item.id, state, None, reason, output, detail
+            ),
+        )
+
+    def _fail(self, item: Item, error: FarmError) -> None:
+        self._post_once(
+            item,
+            ItemFinished(
+                self.message.task, self.message.attempt, item.id, ItemState.FAILED, error.failure, str(error)
+            ),
+        )
+
+    def _post_once(self, item: Item, event: ItemFinished) -> None:
+        with self._lock:
+            if item.id in self._finished:
+                return
+            self._finished.add(item.id)
+        self._services.post(event)
+
+    def _output(self) -> Store:
+        return self._services.store(self.message.output, self.message.store_options)
+
+    def _own_checkpoints(self) -> Checkpoints:
+        if self._checkpoints is None:
+            self._checkpoints = Checkpoints(
+                self._output(), self.message.job, self.message.task, self.message.attempt
+            )
+        return self._checkpoints
+
+
+def _unchanged(item: Item, record: Record | None) -> str:
+    """Return the content hash from the last record if the input is the same file as then, else nothing."""
+    same = (
+        record
+        and item.stamp
+        and (record.input, record.input_size_bytes, record.input_stamp)
+        == (item.input, item.size_bytes, item.stamp)
+    )
+    return record.input_sha256 if record and same else ""
+
+
+def as_farm_error(error: Exception) -> FarmError:
+    """Return an error that names its failure class, whatever was raised."""
+    if isinstance(error, FarmError):
+        return error
+    log.error("unexpected", exc_info=error)
+    named = FarmError(f"{type(error).__name__}: {error}")
+    named.failure = failure_class(error)
+    return named
+
+
+def failure_class(error: Exception) -> Failure:
+    """Return the class of a failure that is not one of our own errors."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Failure.OUT_OF_MEMORY
+    if isinstance(error, TimeoutError):
+        return Failure.TIMEOUT
+    return Failure.STORAGE if isinstance(error, OSError) else Failure.ERROR

@@ -1,0 +1,233 @@
+"""A worker: one device, its loaded models, and the attempts that the controller sends it.
+
+Plain threads, no Ray: readers decode ahead of the device, one thread drives it, writers encode and commit
+behind it. `farm.ray_pool` wraps it in an actor; tests use it as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from jobs.errors import Failure, FarmError, LeaseLostError
+from jobs.library import Library
+from jobs.storage import Store, open_store
+from jobs.tasks import Event, StoreOptions, TaskEnded, TaskMessage, WorkerReport
+from workers.attempt import Attempt, Services, as_farm_error
+from workers.models import ModelCache
+from workers.reading import Readers
+
+log = logging.getLogger(__name__)
+
+_OUTBOX_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is told when it starts.
+
+    Attributes:
+        device: `cpu` or `cuda`; a worker sees only the one device that is its own.
+        threads: Compute threads.
+        models_bytes: How much its cache of loaded models may hold.
+        store: URL of the farm's store of assets.
+        cache_dir: Where assets from a remote store are kept.
+        readers: Threads that read and decode ahead; as many write behind.
+    """
+
+    id: str
+    device: str = "cpu"
+    threads: int = 1
+    models_bytes: int = 2 << 30
+    store: str = ""
+    store_options: StoreOptions = field(default_factory=StoreOptions)
+    cache_dir: str = ""
+    readers: int = 2
+
+
+class Worker:
+    """Runs attempts in the order in which they arrive, reading ahead into the next one.
+
+    Args:
+        options: What it is told.
+        send: Takes a batch of events, in order; called from one thread.
+    """
+
+    def __init__(self, options: WorkerOptions, send: Callable[[list[Event]], None]) -> None:
+        self.options = options
+        self.models = ModelCache(options.models_bytes)
+        self._send = send
+        self._outbox: SimpleQueue[Event | None] = SimpleQueue()
+        self._attempts: deque[Attempt] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._stores: dict[tuple[str, StoreOptions], Store] = {}
+        self._stores_lock = threading.Lock()
+        self._services = Services(
+            device=options.device,
+            threads=options.threads,
+            models=self.models,
+            library=Library(open_store(options.store, options.store_options), Path(options.cache_dir)),
+            readers=Readers(options.readers),
+            writers=ThreadPoolExecutor(options.readers, "writer"),
+            store=self.store,
+            post=self._outbox.put,
+        )
+        self._sender = threading.Thread(target=self._send_events, name="events", daemon=True)
+        self._sender.start()
+
+    # What the controller asks, from any thread, answered at once.
+
+    def submit(self, message: TaskMessage) -> None:
+        """Take an attempt; it runs when those before it are over, and is read ahead before that."""
+        attempt = Attempt(message, self._services)
+        with self._changed:
+            self._attempts.append(attempt)
+            self._changed.notify_all()
+
+    def stop(self, task: int, attempt: int) -> bool:
+        """Ask an attempt to stop after the picture it is at; return whether this worker has it."""
+        for mine in self._snapshot():
+            if (mine.message.task, mine.message.attempt) == (task, attempt):
+                mine.stop("it was asked to stop")
+                return True
+        return False
+
+    def renew(self, leases: dict[int, float]) -> WorkerReport:
+        """Renew the leases of tasks (seconds from now by task), and say what this worker is at.
+
+        A lease that has run out is never revived: a worker that was frozen must not go on.
+        """
+        for mine in self._snapshot():
+            if mine.message.task in leases:
+                mine.renew(leases[mine.message.task])
+        return self.report()
+
+    def report(self) -> WorkerReport:
+        """Say what this worker is at."""
+        attempts = self._snapshot()
+        return WorkerReport(
+            worker=self.options.id,
+            pid=os.getpid(),
+            node=socket.gethostname(),
+            device=self.options.device,
+            holds=tuple(self.models.holds()),
+            tasks=tuple(a.message.task for a in attempts),
+            in_flight=tuple(item for a in attempts for item in a.in_flight()),
+            memory_bytes=self.models.held_bytes,
+        )
+
+    def sees(self, urls: list[str], options: StoreOptions) -> list[str]:
+        """Return which of these folders, files and prefixes this worker cannot see."""
+        missing = []
+        for url in urls:
+            try:
+                if url.startswith("s3://"):
+                    next(iter(self.store(url, options).list()), None)
+                elif not Path(url).exists():
+                    missing.append(url)
+            except FarmError:
+                missing.append(url)
+        return missing
+
+    def close(self) -> None:
+        """Stop everything: attempts end after the picture they are at."""
+        for mine in self._snapshot():
+            mine.stop("the worker is closing")
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # The loop that drives the device.
+
+    def run_forever(self) -> None:
+        """Run attempts until `close`; this thread is the only one that uses the device."""
+        _prepare_device(self.options)
+        while attempt := self._next():
+            ended = self._run(attempt)
+            with self._changed:
+                self._attempts.remove(attempt)
+            self._outbox.put(ended)
+        self._services.readers.close()
+        self._services.writers.shutdown()
+        self._outbox.put(None)
+        self._sender.join()
+
+    def _next(self) -> Attempt | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._attempts or self._closed)
+            return self._attempts[0] if self._attempts else None
+
+    def _run(self, attempt: Attempt) -> TaskEnded:
+        """Run one attempt to its end, whatever happens in it."""
+        message = attempt.message
+        outcome, failure, reason = "finished", None, ""
+        result: dict[str, Any] = {}
+        try:
+            result = attempt.run()
+        except LeaseLostError as error:
+            outcome, reason = "stopped", error.message
+        except Exception as error:  # noqa: BLE001 - the boundary: one attempt must not end the worker
+            known = as_farm_error(error)
+            outcome, failure, reason = "failed", known.failure, str(known)
+        finally:
+            attempt.end()
+        if outcome == "finished" and attempt.unfinished():
+            outcome = "stopped" if attempt.should_stop() else "failed"
+            left = f"{message.kind} left {len(attempt.unfinished())} items without an outcome"
+            reason = attempt.stop_reason or left
+            failure = None if outcome == "stopped" else Failure.ERROR
+        return TaskEnded(
+            task=message.task,
+            attempt=message.attempt,
+            outcome=outcome,
+            failure=failure,
+            reason=reason,
+            device_s=attempt.device_s(),
+            waited_s=attempt.waited_s,
+            result=result,
+        )
+
+    def store(self, url: str, options: StoreOptions) -> Store:
+        """Return the store at a URL, opened once."""
+        with self._stores_lock:
+            if (url, options) not in self._stores:
+                self._stores[url, options] = open_store(url, options)
+            return self._stores[url, options]
+
+    def _snapshot(self) -> list[Attempt]:
+        with self._changed:
+            return list(self._attempts)
+
+    def _send_events(self) -> None:
+        """Send what has come together in a short while as one message."""
+        pause = threading.Event()
+        closed = False
+        while not closed:
+            batch = [self._outbox.get()]
+            pause.wait(_OUTBOX_PAUSE_S)
+            while not self._outbox.empty():
+                batch.append(self._outbox.get())
+            closed = None in batch
+            events = [event for event in batch if event is not None]
+            if events:
+                self._send(events)
+
+
+def _prepare_device(options: WorkerOptions) -> None:
+    """Fix the number of compute threads; a second call in one process changes nothing."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    with contextlib.suppress(RuntimeError):  # it can be set only before the first parallel work
+        torch.set_num_interop_threads(1)
