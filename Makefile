@@ -38,6 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	        exit 1; \
 	    fi; \
 	fi
+	@echo "installing what constraints.txt names; torch is large, so this takes some minutes the first time"
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	    --editable '.[dev,test-servers,demo]'
 	@touch $@
@@ -78,6 +79,12 @@ constraints: $(STAMP)  ## write the versions that .venv has now to constraints.t
 	{ sed '/^[^#]/,$$d' constraints.txt; $(PYTHON) -m pip freeze --exclude-editable | sort --ignore-case; } \
 	    > constraints.new
 	mv constraints.new constraints.txt
+
+.PHONY: wheel
+wheel: $(STAMP)  ## build dist/, which cluster.yaml copies to every node
+	rm -rf dist
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	cp constraints.txt dist/
 
 .PHONY: clean
 clean:  ## remove what checks, builds and the demo leave behind (.venv stays)
