@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
+import secrets
 import shutil
 import socket
 import sys
@@ -40,7 +41,10 @@ os.environ |= {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TMPDIR": str(_SESSION_FOLDER),
+    "RAY_AUTH_TOKEN_PATH": str(_SESSION_FOLDER / "ray-token"),  # or Ray would leave one in the home folder
 }
+Path(os.environ["RAY_AUTH_TOKEN_PATH"]).write_text(secrets.token_hex(32))
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes share the cores; threads of their own would only get in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
