@@ -1,4 +1,4 @@
-"""What an algorithm needs of the other workers that run it: a small Protocol, and the trivial group of one."""
+"""What an algorithm needs of the other workers that run it: a Protocol, and the group of one."""
 
 from __future__ import annotations
 
