@@ -20,14 +20,15 @@ _MIGRATIONS = (
     CREATE TABLE jobs (
         id TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, name TEXT NOT NULL, user TEXT NOT NULL,
         tier TEXT NOT NULL, priority INTEGER NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
-        manifest TEXT NOT NULL, output TEXT NOT NULL, client_token TEXT UNIQUE,
-        notes TEXT NOT NULL DEFAULT '[]', plan TEXT, ignored TEXT NOT NULL DEFAULT '{"count": 0, "names": []}',
+        manifest TEXT NOT NULL, styles TEXT NOT NULL, output TEXT NOT NULL, client_token TEXT UNIQUE,
+        notes TEXT NOT NULL DEFAULT '[]', plan TEXT,
+        ignored TEXT NOT NULL DEFAULT '{"count": 0, "names": []}',
         created_at REAL NOT NULL, started_at REAL, finished_at REAL
     ) STRICT;
     CREATE TABLE steps (
         job TEXT NOT NULL REFERENCES jobs(id), name TEXT NOT NULL, position INTEGER NOT NULL,
         kind TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', needs TEXT NOT NULL,
-        result TEXT NOT NULL DEFAULT '{}',
+        planned INTEGER NOT NULL DEFAULT 0, result TEXT NOT NULL DEFAULT '{}',
         total INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0,
         failed INTEGER NOT NULL DEFAULT 0, canceled INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (job, name)
@@ -63,12 +64,15 @@ _MIGRATIONS = (
     ) STRICT;
     CREATE INDEX events_of_job ON events(job, id);
     CREATE TABLE rates (
-        model TEXT PRIMARY KEY, items INTEGER NOT NULL, bytes INTEGER NOT NULL, device_s REAL NOT NULL
+        model TEXT PRIMARY KEY, megapixels REAL NOT NULL, device_s REAL NOT NULL
     ) STRICT;
     CREATE TABLE usage (user TEXT PRIMARY KEY, device_s REAL NOT NULL, at REAL NOT NULL) STRICT;
     """,
 )
-"""One script per schema version; the ledger migrates from any of them. Never change one that has shipped."""
+"""A script per schema version; the ledger migrates from any. Never change one that has shipped."""
+
+
+_COUNTERS = ("total", "done", "skipped", "failed", "canceled")
 
 
 class Ledger:
@@ -99,7 +103,7 @@ class Ledger:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(_MIGRATIONS):
             raise FarmError(
-                f"the ledger {self.path} has schema {version}; this version of stylefarm knows {len(_MIGRATIONS)}",
+                f"the ledger {self.path} has schema {version}, newer than this version of stylefarm",
                 "install the newer stylefarm again",
             )
         for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
@@ -170,23 +174,23 @@ class Ledger:
             "events", {"job": job, "at": time.time(), "type": type_, "text": text, "data": data or {}}
         )
 
-    def rate(self, model: str, *, items: int, size_bytes: int, device_s: float) -> None:
-        """Add what an attempt measured to the rates of a model; old measurements count half."""
+    def rate(self, model: str, *, megapixels: float, device_s: float) -> None:
+        """Add what an attempt measured to the rate of a model; what was known before counts half."""
         self._write(
-            "INSERT INTO rates VALUES (?, ?, ?, ?) ON CONFLICT (model) DO UPDATE SET "
-            "items=items/2+excluded.items, bytes=bytes/2+excluded.bytes, device_s=device_s/2+excluded.device_s",
-            (model, items, size_bytes, device_s),
+            "INSERT INTO rates VALUES (?, ?, ?) ON CONFLICT (model) DO UPDATE SET "
+            "megapixels=megapixels/2+excluded.megapixels, device_s=device_s/2+excluded.device_s",
+            (model, megapixels, device_s),
         )
 
     def used(self, user: str, device_s: float, at: float) -> None:
         """Keep the recent device seconds of a user."""
         self._write("INSERT OR REPLACE INTO usage VALUES (?, ?, ?)", (user, device_s, at))
 
-    def forget_plan(self, job: str) -> None:
-        """Remove the tasks and items of a job whose planning was cut off, so that it is planned again."""
-        self._write("DELETE FROM items WHERE job=?", (job,))
-        self._write("DELETE FROM tasks WHERE job=?", (job,))
-        self._write("UPDATE steps SET total=0, done=0, skipped=0, failed=0, canceled=0 WHERE job=?", (job,))
+    def forget_plan(self, job: str, step: str) -> None:
+        """Remove the tasks and items of a step whose planning was cut off, so that it is planned again."""
+        self._write("DELETE FROM items WHERE job=? AND step=?", (job, step))
+        self._write("DELETE FROM tasks WHERE job=? AND step=?", (job, step))
+        self.update("steps", {"planned": 0, **dict.fromkeys(_COUNTERS, 0)}, job=job, name=step)
 
 
 def _stored(value: Any) -> Any:

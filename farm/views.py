@@ -93,7 +93,7 @@ class View:
             "tasks": tasks,
             "images_per_s": round(made / seconds, 4) if made and seconds else None,
             "eta_s": None if ended or row["state"] == JobState.PAUSED else self._eta(job, counts, seconds),
-            "megapixels": self._megapixels(job) if ended else None,
+            "megapixels": self.megapixels(job) if ended else None,
             "ignored": json.loads(row["ignored"]),
             "notes": json.loads(row["notes"]),
             "plan": json.loads(row["plan"]) if row["plan"] else None,
@@ -118,7 +118,8 @@ class View:
         spread = 1 + 1 / (1 + made) ** 0.5
         return [round(low / spread, 1), round(high * spread, 1)]
 
-    def _megapixels(self, job: str) -> float:
+    def megapixels(self, job: str) -> float:
+        """Return how many megapixels of results a job has made."""
         row = self._rows(
             "SELECT total(json_extract(detail, '$.width_px') * json_extract(detail, '$.height_px')) AS px "
             "FROM items WHERE job=? AND state='done'",
@@ -126,9 +127,19 @@ class View:
         )[0]
         return round(row["px"] / 1e6, 3)
 
+    def device_seconds(self, job: str) -> dict[str, float]:
+        """Return for how long a job's attempts held devices, and how much of that these waited."""
+        row = self._rows(
+            "SELECT total(device_s) AS device_s, total(waited_s) AS waited_s FROM attempts "
+            "WHERE task IN (SELECT id FROM tasks WHERE job=?)",
+            job,
+        )[0]
+        return {name: round(row[name], 3) for name in ("device_s", "waited_s")}
+
     def _failures(self, job: str) -> list[dict[str, Any]]:
         rows = self._rows(
-            "SELECT input, style, reason, failure FROM items WHERE job=? AND state='failed' ORDER BY id LIMIT ?",
+            "SELECT input, style, reason, failure FROM items "
+            "WHERE job=? AND state='failed' ORDER BY id LIMIT ?",
             job,
             _FAILURES_SHOWN,
         )
@@ -140,8 +151,8 @@ class View:
         """Return a page of a job's items and how many there are in all."""
         job = self.resolve(word)
         wanted = "FROM items WHERE job=?1 AND (?2 IS NULL OR state=?2)"
-        rows = self._rows(f"SELECT * {wanted} ORDER BY id LIMIT ?3 OFFSET ?4", job, state, limit, offset)  # noqa: S608
-        total = self._rows(f"SELECT count(*) AS n {wanted}", job, state)[0]["n"]  # noqa: S608
+        rows = self._rows(f"SELECT * {wanted} ORDER BY id LIMIT ?3 OFFSET ?4", job, state, limit, offset)
+        total = self._rows(f"SELECT count(*) AS n {wanted}", job, state)[0]["n"]
         return {"items": [_item(row) for row in rows], "total": total}
 
     def tasks(self, word: str) -> list[dict[str, Any]]:

@@ -209,7 +209,7 @@ BUDGETS: dict[Failure, float] = {
     Failure.OUTPUT_CHECK: 1,
     Failure.ERROR: 2,
 }
-"""How often a failure of each class is tried again. A kind has halved its batch before it says out of memory."""
+"""How often each class of failure is tried again. A kind halves its batch before it says out of memory."""
 
 SPLIT_AFTER_DEATHS = 2
 """After this many dead workers a chunk is cut into single items, so that the guilty one dies alone."""
@@ -233,7 +233,7 @@ def retry_delay_s(failure: Failure, times: int, jitter: float) -> float | None:
 
 
 def too_many_failed(max_failed: str | int | None, failed: int, total: int) -> bool:
-    """Return whether more items failed than `max_failed` (a count, a percentage like `5%`, or None) allows."""
+    """Return whether more items failed than `max_failed` (a count, or like `5%`, or None) allows."""
     if max_failed is None:
         return False
     if isinstance(max_failed, str) and max_failed.endswith("%"):

@@ -1,6 +1,6 @@
 """The registry of kinds of work, and all that a kind knows of the farm.
 
-A kind of work is one module with `run(task, context)` and, where reading ahead pays, `prepare(item, context)`.
+A kind of work is one module with `run(task, context)` and, where reading ahead pays, `prepare(item)`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Context(Protocol):
         ...
 
     def should_stop(self) -> bool:
-        """Return whether to stop now: canceled, paused, preempted, or past the lease. Ask between pictures."""
+        """Return whether to stop now (canceled, paused, past the lease). Ask between pictures."""
         ...
 
     def progress(self, fraction: float, message: str = "") -> None:
@@ -79,7 +79,7 @@ class Context(Protocol):
         ...
 
     def save_checkpoint(self, data: bytes) -> None:
-        """Keep resumable state, atomically, in the output store; raises LeaseLostError once another goes on."""
+        """Keep resumable state atomically; raises LeaseLostError once another attempt goes on."""
         ...
 
     def load_checkpoint(self) -> bytes | None:

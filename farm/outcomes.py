@@ -1,0 +1,231 @@
+"""What becomes of items and tasks when something ended: recorded, tried again, split, or given up."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from farm.ledger import Ledger
+from farm.running import JobRun, Lease, TaskRun
+from jobs.errors import Failure
+from jobs.scheduler import SPLIT_AFTER_DEATHS, retry_delay_s
+from jobs.states import ItemState, TaskState, move
+from jobs.tasks import Item, ItemFinished, TaskEnded
+
+
+class Outcomes:
+    """Writes outcomes to the ledger and decides by the budgets of `jobs.scheduler` what is tried again.
+
+    Args:
+        clock: Monotonic seconds.
+        jitter: Uniform random numbers in 0..1 for back-off.
+    """
+
+    def __init__(
+        self, ledger: Ledger, clock: Callable[[], float], jitter: Callable[[], float] = random.random
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._jitter = jitter
+
+    def item_finished(self, job: JobRun, lease: Lease, event: ItemFinished) -> None:
+        """Record the outcome of an item, or when to try it again."""
+        item = lease.open.get(event.item)
+        if item is None:
+            return
+        lease.in_flight.discard(event.item)
+        if event.failure is not None and self._again(lease, item, event.failure):
+            return
+        del lease.open[event.item]
+        lease.advanced = True
+        if event.state is ItemState.DONE:
+            width_px, height_px = (event.detail.get(name, 0) for name in ("width_px", "height_px"))
+            lease.megapixels_done += width_px * height_px / 1e6
+        self._end_item(job, lease, item, event)
+
+    def _again(self, lease: Lease, item: Item, failure: Failure) -> bool:
+        """Count a failure of an item; return whether it may be tried again, and when."""
+        failures = self._failures_of(item)
+        failures[failure] += 1
+        self._ledger.update("items", {"failures": dict(failures)}, id=item.id)
+        delay_s = retry_delay_s(failure, failures[failure], self._jitter())
+        if delay_s is None:
+            return False
+        lease.retry_at = max(lease.retry_at, self._clock() + delay_s)
+        lease.task.avoid.add(lease.worker)
+        return True
+
+    def _failures_of(self, item: Item) -> Counter[Failure]:
+        row = self._ledger.read("SELECT failures FROM items WHERE id=?", item.id)[0]
+        return Counter({Failure(name): times for name, times in json.loads(row["failures"]).items()})
+
+    def _end_item(self, job: JobRun, lease: Lease, item: Item, event: ItemFinished) -> None:
+        row = self._ledger.read("SELECT state, style FROM items WHERE id=?", item.id)[0]
+        self._ledger.update(
+            "items",
+            {
+                "state": move(ItemState(row["state"]), event.state),
+                "failure": event.failure,
+                "reason": event.reason,
+                "output": event.output,
+                "attempt": lease.attempt,
+                "worker": lease.worker,
+                "detail": event.detail,
+                "finished_at": time.time(),
+            },
+            id=item.id,
+        )
+        self._ledger.count(job.id, lease.task.step, **{event.state.value: 1})
+        if event.state is ItemState.FAILED:
+            job.failed += 1
+            text = f"{item.input or item.output_key}: {event.reason}"
+            self._ledger.event(job.id, "item failed", text, {"style": row["style"]})
+
+    def _fail_item(self, job: JobRun, lease: Lease, item: Item, failure: Failure, reason: str) -> None:
+        failed = ItemFinished(lease.task.id, lease.attempt, item.id, ItemState.FAILED, failure, reason)
+        self._end_item(job, lease, item, failed)
+
+    def attempt_ended(self, job: JobRun, lease: Lease, ended: TaskEnded) -> None:
+        """Record the end of an attempt; its task is done, queued again, or given up."""
+        self._close_attempt(lease, ended)
+        task = lease.task
+        if lease.megapixels_done and ended.device_s > 0:
+            self._ledger.rate(task.affinity, megapixels=lease.megapixels_done, device_s=ended.device_s)
+        if ended.outcome == "failed" and lease.open:
+            failure = ended.failure or Failure.ERROR
+            task.failures[failure] += 1
+            task.avoid.add(lease.worker)
+            delay_s = retry_delay_s(failure, task.failures[failure], self._jitter())
+            if delay_s is None:
+                self._give_up(job, lease, failure, ended.reason)
+                return
+            lease.retry_at = max(lease.retry_at, self._clock() + delay_s)
+        if lease.open:
+            self.requeue(job, lease)
+        else:
+            self._end_task(job, task, TaskState.DONE, None, "")
+            if ended.result:
+                self._ledger.update("steps", {"result": ended.result}, job=job.id, name=task.step)
+
+    def worker_lost(self, job: JobRun, lease: Lease, failure: Failure, reason: str, *, running: bool) -> None:
+        """Record that the worker of a lease is gone.
+
+        Args:
+            job: The job of the lease.
+            lease: What it held.
+            failure: `preempted` blames nobody; `worker_lost` and `timeout` blame the items in flight.
+            reason: What happened.
+            running: Whether the attempt had begun; one that only waited behind another is blameless.
+        """
+        self._close_attempt(lease, TaskEnded(lease.task.id, lease.attempt, "lost", failure, reason))
+        task = lease.task
+        blamed = lease.in_flight & lease.open.keys()
+        if running and not blamed:
+            blamed = set(list(lease.open)[:1])
+        if failure is Failure.PREEMPTED or (lease.advanced and len(lease.open) == 1 and task.fraction > 0):
+            blamed = set()
+        for number in blamed:
+            item = lease.open[number]
+            if not self._again(lease, item, failure):
+                del lease.open[number]
+                self._fail_item(job, lease, item, failure, reason)
+        if blamed:
+            task.deaths += 1
+        if not lease.open:
+            self._end_task(job, task, TaskState.DONE, None, "")
+        elif task.deaths >= SPLIT_AFTER_DEATHS and len(lease.open) > 1:
+            self._split(job, lease)
+        else:
+            self.requeue(job, lease)
+
+    def _split(self, job: JobRun, lease: Lease) -> None:
+        """Cut what is left of a chunk into single items, so that the guilty one dies alone."""
+        task = lease.task
+        row = self._ledger.read("SELECT * FROM tasks WHERE id=?", task.id)[0]
+        for item in lease.open.values():
+            number = self._ledger.insert(
+                "tasks",
+                {
+                    **{k: row[k] for k in ("job", "step", "kind", "payload", "affinity")},
+                    "min_workers": task.workers[0],
+                    "max_workers": task.workers[1],
+                    "state": TaskState.QUEUED,
+                    "estimate_s": task.estimate_s / len(lease.open),
+                    "deaths": task.deaths,
+                },
+            )
+            self._ledger.update("items", {"task": number}, id=item.id)
+            single = TaskRun(
+                number,
+                task.job,
+                task.step,
+                task.kind,
+                task.affinity,
+                task.estimate_s / len(lease.open),
+                task.workers,
+                deaths=task.deaths,
+                since=self._clock(),
+                avoid=set(task.avoid),
+            )
+            job.put(single)
+            job.open_tasks[task.step] += 1
+        text = f"task {task.id} lost {task.deaths} workers: its {len(lease.open)} items go on one by one"
+        self._ledger.event(job.id, "split", text)
+        lease.open.clear()
+        self._end_task(job, task, TaskState.DONE, None, f"split after {task.deaths} lost workers")
+
+    def requeue(self, job: JobRun, lease: Lease) -> None:
+        """Put a task back into the queue for its unfinished items."""
+        task = lease.task
+        task.not_before = lease.retry_at
+        task.since = self._clock()
+        self._ledger.update(
+            "tasks",
+            {
+                "state": move(TaskState.LEASED, TaskState.QUEUED),
+                "deaths": task.deaths,
+                "failures": dict(task.failures),
+            },
+            id=task.id,
+        )
+        job.put(task, first=lease.retry_at == 0)
+
+    def _give_up(self, job: JobRun, lease: Lease, failure: Failure, reason: str) -> None:
+        for item in list(lease.open.values()):
+            self._fail_item(job, lease, item, failure, reason)
+        lease.open.clear()
+        self._end_task(job, lease.task, TaskState.FAILED, failure, reason)
+
+    def _end_task(
+        self, job: JobRun, task: TaskRun, state: TaskState, failure: Failure | None, reason: str
+    ) -> None:
+        self._ledger.update(
+            "tasks",
+            {
+                "state": move(TaskState.LEASED, state),
+                "failure": failure,
+                "reason": reason,
+                "deaths": task.deaths,
+                "failures": dict(task.failures),
+            },
+            id=task.id,
+        )
+        job.open_tasks[task.step] -= 1
+
+    def _close_attempt(self, lease: Lease, ended: TaskEnded) -> None:
+        self._ledger.update(
+            "attempts",
+            {
+                "ended_at": time.time(),
+                "outcome": ended.outcome,
+                "failure": ended.failure,
+                "reason": ended.reason,
+                "device_s": ended.device_s,
+                "waited_s": ended.waited_s,
+            },
+            task=lease.task.id,
+            number=lease.attempt,
+        )

@@ -1,0 +1,203 @@
+"""Planning a job's steps in the background, in batches, while the controller goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+
+from farm.ledger import Ledger
+from farm.pool import Pool
+from farm.running import JobRun, TaskRun
+from jobs.errors import FarmError, UsageError
+from jobs.estimates import Rate, Rates
+from jobs.library import Library
+from jobs.manifest import Manifest, load_manifest
+from jobs.plan import Checked, PlannedTask, PlanSummary, begin_planning, plan_step, validate_plan
+from jobs.states import ItemState, JobState, StepState, TaskState, move
+from jobs.steps import Planning, Step, Style
+from jobs.storage import open_store
+from jobs.storage.base import FARM_PREFIX
+
+log = logging.getLogger(__name__)
+
+_BATCH = 64
+_IGNORED_NAMES = 50
+
+
+class Planner:
+    """Checks manifests at submit, and turns steps into tasks in the ledger."""
+
+    def __init__(self, ledger: Ledger, library: Library, pool: Pool) -> None:
+        self._ledger = ledger
+        self._library = library
+        self._pool = pool
+
+    async def check(self, manifest: Manifest) -> Checked:
+        """Check what can be checked while the user waits.
+
+        Raises:
+            UsageError: If the manifest names what is not there, or a worker cannot see it.
+        """
+        checked = await asyncio.to_thread(validate_plan, manifest, self._library)
+        await self._check_sight(manifest)
+        return checked
+
+    async def _check_sight(self, manifest: Manifest) -> None:
+        """Prove that every worker there is now sees the inputs and the output."""
+        places = [str(manifest.output)]
+        for step in manifest.steps:
+            places += [place for place in getattr(step, "inputs", []) if not _is_glob(place)]
+        blind = await self._pool.sees(places, manifest.s3.options())
+        for worker, missing in blind.items():
+            raise UsageError(
+                f"worker {worker} cannot see {', '.join(missing[:3])}",
+                "use s3:// or a folder that every machine of the farm mounts under the same path",
+            )
+
+    async def plan(self, job: JobRun) -> None:
+        """Plan the ready steps of a job that are not planned yet.
+
+        A step that cannot be planned fails alone if others are at work or done; a job whose first steps
+        cannot be planned fails with the reason.
+        """
+        row = self._ledger.read("SELECT * FROM jobs WHERE id=?", job.id)[0]
+        manifest = load_manifest(json.loads(row["manifest"]))
+        planning = await asyncio.to_thread(self._begin, job, manifest, json.loads(row["styles"]))
+        summary = PlanSummary(**json.loads(row["plan"])) if row["plan"] else PlanSummary()
+        for step in manifest.steps:
+            state = self._ledger.read("SELECT * FROM steps WHERE job=? AND name=?", job.id, step.name)[0]
+            if state["state"] != StepState.READY or state["planned"]:
+                continue
+            try:
+                await self._plan_step(job, step, planning, summary)
+            except FarmError as error:
+                self._refuse(job, step, error)
+            except Exception as error:
+                log.exception("planning %s", job.id)
+                self._refuse(job, step, FarmError(f"{type(error).__name__}: {error}"))
+        if _gone(job):
+            return
+        await self._finish(job, manifest, planning, summary)
+
+    def _begin(self, job: JobRun, manifest: Manifest, styles: dict[str, dict[str, str]]) -> Planning:
+        steps = self._ledger.read("SELECT name, result FROM steps WHERE job=? AND state='done'", job.id)
+        rates = self._ledger.read("SELECT * FROM rates WHERE megapixels > 0")
+        return begin_planning(
+            manifest,
+            Checked({name: Style(**style) for name, style in styles.items()}),
+            results={row["name"]: json.loads(row["result"]) for row in steps},
+            taken=[
+                (row["output_key"], row["input"])
+                for row in self._ledger.read("SELECT output_key, input FROM items WHERE job=?", job.id)
+            ],
+            rates=Rates({row["model"]: Rate(0.0, row["device_s"] / row["megapixels"]) for row in rates}),
+        )
+
+    async def _plan_step(self, job: JobRun, step: Step, planning: Planning, summary: PlanSummary) -> None:
+        tasks = plan_step(step, planning)
+        planned: list[TaskRun] = []
+        while batch := await asyncio.to_thread(_take, tasks):
+            if _gone(job):
+                return
+            for task in batch:
+                summary.add(task)
+                planned.append(self._insert(job, step, task))
+            self._ledger.commit()
+        if _gone(job):
+            return
+        self._ledger.update("steps", {"planned": 1}, job=job.id, name=step.name)
+        for run in planned:
+            run.since = time.monotonic()
+            job.put(run)
+            job.open_tasks[step.name] += 1
+
+    def _insert(self, job: JobRun, step: Step, task: PlannedTask) -> TaskRun:
+        number = self._ledger.insert(
+            "tasks",
+            {
+                "job": job.id,
+                "step": step.name,
+                "state": TaskState.QUEUED,
+                "kind": step.kind,
+                "payload": task.payload,
+                "affinity": task.affinity,
+                "estimate_s": task.estimate_s,
+                "min_workers": task.workers[0],
+                "max_workers": task.workers[1],
+            },
+        )
+        for item in task.items:
+            self._ledger.insert(
+                "items",
+                {
+                    "job": job.id,
+                    "step": step.name,
+                    "task": number,
+                    "state": ItemState.PENDING,
+                    **{k: getattr(item, k) for k in ("input", "size_bytes", "stamp", "output_key", "style")},
+                },
+            )
+        self._ledger.count(job.id, step.name, total=len(task.items))
+        job.total += len(task.items)
+        return TaskRun(number, job.id, step.name, step.kind, task.affinity, task.estimate_s, task.workers)
+
+    def _refuse(self, job: JobRun, step: Step, error: FarmError) -> None:
+        """Let a step fail whose planning was refused; what was planned of it is forgotten."""
+        done = self._ledger.read("SELECT total FROM steps WHERE job=? AND name=?", job.id, step.name)[0]
+        job.total -= done["total"]
+        self._ledger.forget_plan(job.id, step.name)
+        self._ledger.update(
+            "steps",
+            {"state": move(StepState.READY, StepState.FAILED), "reason": str(error), "planned": 1},
+            job=job.id,
+            name=step.name,
+        )
+        self._ledger.event(job.id, "step failed", f"{step.name}: {error}")
+        if job.state is JobState.PLANNING:
+            job.stopping_reason = str(error)
+
+    async def _finish(
+        self, job: JobRun, manifest: Manifest, planning: Planning, summary: PlanSummary
+    ) -> None:
+        ignored = planning.ignored
+        names = list(ignored.names)[:_IGNORED_NAMES]
+        self._ledger.update(
+            "jobs",
+            {"plan": asdict(summary), "ignored": {"count": ignored.count, "names": names}},
+            id=job.id,
+        )
+        if job.stopping_reason:
+            return
+        store = open_store(job.output, job.store_options)
+        note = summary.note_on_space(await asyncio.to_thread(store.free_bytes))
+        if note:
+            notes = json.loads(self._ledger.read("SELECT notes FROM jobs WHERE id=?", job.id)[0]["notes"])
+            self._ledger.update("jobs", {"notes": [*notes, note]}, id=job.id)
+        document = json.dumps(manifest.document(), indent=1).encode()
+        try:
+            await asyncio.to_thread(store.write, f"{FARM_PREFIX}/jobs/{job.id}/manifest.json", document)
+        except FarmError as error:
+            self._ledger.event(job.id, "message", f"the manifest could not be kept: {error}")
+        if job.state is JobState.PLANNING and not _gone(job):
+            job.state = move(job.state, JobState.QUEUED)
+            self._ledger.update("jobs", {"state": job.state}, id=job.id)
+            self._ledger.event(job.id, "planned", f"{summary.items} items in {summary.tasks} tasks")
+        self._ledger.commit()
+
+
+def _take(tasks: Iterator[PlannedTask]) -> Sequence[PlannedTask]:
+    return list(islice(tasks, _BATCH))
+
+
+def _gone(job: JobRun) -> bool:
+    """Return whether a job was canceled, or is ending, while it was being planned."""
+    return job.finishing or job.state in {JobState.CANCELING, JobState.CANCELED}
+
+
+def _is_glob(place: str) -> bool:
+    return any(sign in place for sign in "*?[")

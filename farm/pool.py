@@ -1,0 +1,60 @@
+"""What the controller needs of the workers it commands. `farm.ray_pool` does it with Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from jobs.tasks import Event, StoreOptions, TaskMessage, WorkerReport
+
+
+class Listener(Protocol):
+    """What a pool tells the controller, always from the controller's own thread."""
+
+    def worker_joined(self, report: WorkerReport) -> None:
+        """A worker is ready for tasks."""
+        ...
+
+    def worker_left(self, worker: str, reason: str, *, certain: bool) -> None:
+        """A worker is gone; `certain` says that its process has ended and cannot write any more."""
+        ...
+
+    def worker_says(self, worker: str, events: Sequence[Event]) -> None:
+        """Events of a worker, in the order in which they happened."""
+        ...
+
+
+class Pool(Protocol):
+    """Workers that are kept at a number: one that is lost is replaced under a new id."""
+
+    def start(self, listener: Listener) -> None:
+        """Begin to start workers; returns at once."""
+        ...
+
+    def send(self, worker: str, message: TaskMessage) -> None:
+        """Give a worker an attempt; returns at once."""
+        ...
+
+    def stop(self, worker: str, task: int, attempt: int) -> None:
+        """Ask a worker to stop an attempt; returns at once, `TaskEnded` is the answer."""
+        ...
+
+    async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:
+        """Renew the leases (seconds from receipt by task) and return what the worker is at.
+
+        Raises:
+            FarmError: If the worker is gone.
+        """
+        ...
+
+    async def sees(self, urls: Sequence[str], options: StoreOptions) -> dict[str, list[str]]:
+        """Return which folders, files and prefixes each worker cannot see, for those that miss some."""
+        ...
+
+    def kill(self, worker: str) -> None:
+        """End a worker's process now; `worker_left` follows."""
+        ...
+
+    async def close(self) -> None:
+        """End all workers."""
+        ...

@@ -1,0 +1,231 @@
+"""Workers on Ray: actors that belong to the controller's process, and live and die with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from farm.folders import cache_dir
+from farm.pool import Listener
+from jobs.errors import FarmError
+from jobs.tasks import StoreOptions, TaskMessage, WorkerReport
+
+log = logging.getLogger(__name__)
+
+_RESPAWN_S = (0.0, 0.5, 2.0, 5.0, 15.0)
+_SEES_S = 30.0
+
+
+class WorkerActor:
+    """A `workers.worker.Worker` in a process of its own. Two concurrency groups: `render` and `control`."""
+
+    def __init__(self, options: dict[str, Any], controller: Any) -> None:
+        from workers.memory import tune_allocator
+
+        tune_allocator()
+        from workers.worker import Worker, WorkerOptions
+
+        store_options = StoreOptions(**options.pop("store_options"))
+        self._worker = Worker(
+            WorkerOptions(**options, store_options=store_options),
+            lambda events: controller.worker_says.remote(options["id"], events),
+        )
+
+    @ray.method(concurrency_group="control")
+    def report(self) -> WorkerReport:
+        """Say what the worker is at."""
+        return self._worker.report()
+
+    @ray.method(concurrency_group="control")
+    def node(self) -> str:
+        """Return Ray's id of the node that the worker is on."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    @ray.method(concurrency_group="control")
+    def submit(self, message: TaskMessage) -> None:
+        """Take an attempt."""
+        self._worker.submit(message)
+
+    @ray.method(concurrency_group="control")
+    def stop(self, task: int, attempt: int) -> bool:
+        """Ask an attempt to stop."""
+        return self._worker.stop(task, attempt)
+
+    @ray.method(concurrency_group="control")
+    def renew(self, leases: dict[int, float]) -> WorkerReport:
+        """Renew leases."""
+        return self._worker.renew(leases)
+
+    @ray.method(concurrency_group="look")
+    def sees(self, urls: list[str], options: StoreOptions) -> list[str]:
+        """Return what this worker cannot see."""
+        return self._worker.sees(urls, options)
+
+    @ray.method(concurrency_group="render")
+    def run_forever(self) -> None:
+        """Run attempts; ends only with the process."""
+        self._worker.run_forever()
+
+
+@dataclass
+class _Member:
+    actor: Any
+    node_id: str = ""
+    watching: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How many workers, on what.
+
+    Attributes:
+        workers: How many, or None for one per GPU of the cluster, or one where there is no GPU.
+        threads: Compute threads of each, or None to share the cores among them.
+    """
+
+    workers: int | None
+    threads: int | None
+    store: str
+    store_options: StoreOptions = field(default_factory=StoreOptions)
+
+
+class RayPool:
+    """Workers as Ray actors that belong to this process (`farm.pool.Pool`)."""
+
+    def __init__(self, options: PoolOptions, controller: Any) -> None:
+        self._options = options
+        self._controller = controller
+        self._members: dict[str, _Member] = {}
+        self._number = 0
+        self._keepers: set[asyncio.Task[None]] = set()
+
+    def start(self, listener: Listener) -> None:
+        """Begin to keep the workers at their number."""
+        resources = ray.cluster_resources()
+        gpus, cores = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
+        workers = self._options.workers or gpus or 1
+        on_gpu = gpus > 0
+        share = cores / max(workers, 1)
+        threads = self._options.threads or max(1, int(share))
+        request = {"num_gpus": 1 if on_gpu else 0, "num_cpus": round(min(threads, share * 0.99), 3)}
+        for _ in range(workers):
+            keeper = asyncio.ensure_future(self._keep(listener, request, threads, on_gpu=on_gpu))
+            self._keepers.add(keeper)
+            keeper.add_done_callback(self._keepers.discard)
+
+    async def _keep(
+        self, listener: Listener, request: dict[str, float], threads: int, *, on_gpu: bool
+    ) -> None:
+        """Keep one place filled: start a worker, wait for its end, start the next."""
+        deaths_in_a_row = 0
+        while True:
+            self._number += 1
+            name = f"w{self._number}"
+            options = {
+                "id": name,
+                "device": "cuda" if on_gpu else "cpu",
+                "threads": threads,
+                "store": self._options.store,
+                "store_options": _as_dict(self._options.store_options),
+                "cache_dir": str(cache_dir()),
+            }
+            actor = (
+                ray.remote(WorkerActor)
+                .options(
+                    max_restarts=0,
+                    max_task_retries=0,
+                    concurrency_groups={"render": 1, "control": 2, "look": 1},
+                    **request,
+                )
+                .remote(options, self._controller)
+            )
+            member = self._members[name] = _Member(actor)
+            joined = await self._serve(listener, name, member)
+            self._members.pop(name, None)
+            deaths_in_a_row = 0 if joined else deaths_in_a_row + 1
+            await asyncio.sleep(_RESPAWN_S[min(deaths_in_a_row, len(_RESPAWN_S) - 1)])
+
+    async def _serve(self, listener: Listener, name: str, member: _Member) -> bool:
+        """Announce a worker, wait for its end, announce that; return whether it ever came up."""
+        try:
+            report: WorkerReport = await member.actor.report.remote()
+            member.node_id = await member.actor.node.remote()
+        except RayError as error:
+            log.warning("%s did not start: %s", name, error)
+            return False
+        listener.worker_joined(report)
+        reason = "it ended"
+        try:
+            await member.actor.run_forever.remote()
+        except RayError as error:
+            reason = first_line(error)
+        certain = await asyncio.to_thread(_node_lives, member.node_id)
+        listener.worker_left(name, reason, certain=certain)
+        return True
+
+    def send(self, worker: str, message: TaskMessage) -> None:
+        """Give a worker an attempt."""
+        if worker in self._members:
+            self._members[worker].actor.submit.remote(message)
+
+    def stop(self, worker: str, task: int, attempt: int) -> None:
+        """Ask a worker to stop an attempt."""
+        if worker in self._members:
+            self._members[worker].actor.stop.remote(task, attempt)
+
+    async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:
+        """Renew leases; see `farm.pool.Pool`."""
+        if worker not in self._members:
+            raise FarmError(f"worker {worker} is gone")
+        try:
+            report: WorkerReport = await self._members[worker].actor.renew.remote(leases)
+        except RayError as error:
+            raise FarmError(f"worker {worker} does not answer: {first_line(error)}") from error
+        return report
+
+    async def sees(self, urls: Sequence[str], options: StoreOptions) -> dict[str, list[str]]:
+        """Return by worker which URLs it cannot see; one that does not answer in time is left out."""
+        blind: dict[str, list[str]] = {}
+        asked = {
+            name: member.actor.sees.remote(list(urls), options) for name, member in self._members.items()
+        }
+        for name, answer in asked.items():
+            try:
+                missing = await asyncio.wait_for(asyncio.wrap_future(answer.future()), _SEES_S)
+            except (RayError, TimeoutError) as error:
+                log.info("%s was not asked what it sees: %s", name, error)
+                continue
+            if missing:
+                blind[name] = missing
+        return blind
+
+    def kill(self, worker: str) -> None:
+        """End a worker's process now."""
+        if worker in self._members:
+            ray.kill(self._members[worker].actor, no_restart=True)
+
+    async def close(self) -> None:
+        """End all workers."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        for name in list(self._members):
+            self.kill(name)
+
+
+def _as_dict(options: StoreOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in StoreOptions.__dataclass_fields__}
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _node_lives(node_id: str) -> bool:
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())

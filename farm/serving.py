@@ -1,0 +1,77 @@
+"""The controller with its api, as one thing that starts and stops. Knows no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from farm.api import create_app
+from farm.controller import Controller, ControllerOptions
+from farm.farm_file import FarmFile
+from farm.folders import cache_dir
+from farm.pool import Pool
+from jobs.errors import FarmError
+
+log = logging.getLogger(__name__)
+
+
+class Serving:
+    """A controller that answers over HTTP at the farm's address."""
+
+    def __init__(self, farm: FarmFile, pool: Pool) -> None:
+        self.url = farm.api_url
+        options = ControllerOptions(
+            farm=farm.farm,
+            ledger=farm.ledger,
+            store=farm.store,
+            cache_dir=str(cache_dir()),
+            idle_exit_s=farm.idle_exit_s or 0.0,
+        )
+        self.controller = Controller(options, pool, end_farm=_end_this_farm)
+        address = urlsplit(farm.api_url)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(self.controller, farm.token()),
+                host=address.hostname or "127.0.0.1",
+                port=address.port or 0,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+            )
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Return once the api answers.
+
+        Raises:
+            FarmError: If its address is taken.
+        """
+        serve = asyncio.ensure_future(self._serve())
+        self._tasks = [serve, asyncio.ensure_future(self.controller.run())]
+        while not self._server.started:
+            if serve.done():
+                raise FarmError(f"the api could not listen on {self.url}", "is the port taken?")
+            await asyncio.sleep(0.01)
+
+    async def _serve(self) -> None:
+        try:
+            await self._server.serve()
+        except SystemExit:  # uvicorn's way to say that it could not bind
+            log.exception("the api ended")
+
+    async def stop(self) -> None:
+        """End the workers, the controller and the api."""
+        self._server.should_exit = True
+        await self.controller.close()
+
+
+def _end_this_farm() -> None:
+    """Let a process that does not belong to the farm end it."""
+    log.info("idle for long: the farm ends itself")
+    subprocess.Popen([sys.executable, "-m", "farm.local", "down"], start_new_session=True)
