@@ -56,7 +56,7 @@ check: $(STAMP)  ## check style, types, import contracts, dependencies, spelling
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache
 	$(PYTHON) -m deptry .
 	$(VENV)/bin/codespell
 	$(PYTHON) -m vulture
