@@ -265,6 +265,14 @@ def matches_glob(key: str, pattern: str) -> bool:
     return len(wanted) in states
 
 
+def anchor(place: str, folder: Path) -> str:
+    """Return a path made absolute, `~` meaning the user's own folder; `s3://` URLs stay as they are."""
+    if is_s3(place):
+        return place
+    absolute = os.path.normpath(folder.absolute() / os.path.expanduser(place))  # noqa: PTH111 - it never raises
+    return f"{absolute}/" if place.endswith("/") and absolute != "/" else absolute
+
+
 def is_inside(url: str, folder: str) -> bool:
     """Return whether `url` is `folder` or lies below it, through links and whatever the case says.
 

@@ -1,0 +1,173 @@
+"""From a manifest to tasks: the quick checks at submit, the streaming plan of a step, and its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import UsageError
+from jobs.estimates import Rates
+from jobs.inputs import Open
+from jobs.manifest import Manifest
+from jobs.paths import OutputNames, is_s3
+from jobs.schema import Mistake, refusal
+from jobs.steps import Checking, PlannedItem, PlannedTask, Planning, Step, Style, StyleLookup, step_kind
+from jobs.storage.base import Store, open_store
+
+__all__ = [
+    "Checked",
+    "PlanSummary",
+    "PlannedItem",
+    "PlannedTask",
+    "Planning",
+    "begin_planning",
+    "plan_step",
+    "validate_plan",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A manifest that can be planned.
+
+    Attributes:
+        styles: Styles by the name that the manifest gives them. Keep them with the job: a style that is
+            renamed or replaced after submit changes nothing.
+        notes: What the user should know, though it stops nothing.
+    """
+
+    styles: Mapping[str, Style] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def validate_plan(manifest: Manifest, library: StyleLookup, *, opener: Open = open_store) -> Checked:
+    """Check, while the user waits, that a manifest can be planned and its output be written.
+
+    No folder is listed to its end and no picture is opened.
+
+    Args:
+        manifest: With an output and absolute paths; see `Manifest.anchored`.
+        library: Knows the styles.
+        opener: Opens stores.
+
+    Raises:
+        ManifestError: With one line for each mistake and its path, such as `steps[0].styles[1]: ...`.
+        StorageError: If a store does not answer as it should; trying again may help.
+    """
+    if manifest.output is None:
+        raise refusal([Mistake(("output",), "missing: name a folder or s3://bucket/prefix")])
+    options = manifest.s3.options()
+    checking = Checking(manifest.output, library, options, opener)
+    for number, step in enumerate(manifest.steps):
+        kind = step_kind(step.kind)
+        if kind.check:
+            kind.check(step, ("steps", number), checking)
+    try:
+        store = _open_output(manifest.output, opener(manifest.output, options))
+    except UsageError as error:
+        checking.refuse(("output",), error)
+    else:
+        checking.notes += _notes_on(store)
+    if checking.mistakes:
+        raise refusal(checking.mistakes)
+    return Checked(checking.styles, tuple(checking.notes))
+
+
+def _open_output(output: str, store: Store) -> Store:
+    """Return the output's store after it has shown that it can be written."""
+    if not is_s3(output) and not Path(output).is_absolute():
+        raise UsageError(f"{output} is a relative path", "give an absolute path: workers run elsewhere")
+    store.probe()
+    return store
+
+
+def _notes_on(store: Store) -> list[str]:
+    if store.honors_conditions:
+        return []
+    risk = "if another program writes the same name at the same moment, the farm may notice it too late"
+    return [f"{store.url} ignores conditional writes: {risk}"]
+
+
+def begin_planning(
+    manifest: Manifest,
+    checked: Checked,
+    *,
+    results: Mapping[str, Mapping[str, Any]] | None = None,
+    taken: Iterable[tuple[str, str]] = (),
+    rates: Rates | None = None,
+    opener: Open = open_store,
+) -> Planning:
+    """Return what `plan_step` needs to plan the steps of a job, one after the other.
+
+    Args:
+        manifest: One that `validate_plan` let pass.
+        checked: What it found.
+        results: What steps that are done have made, by step, for those that name it as late.
+        taken: Output keys that steps planned earlier have given away, each with its input.
+        rates: What is known of the speed of styles.
+        opener: Opens stores.
+    """
+    if manifest.output is None:
+        raise ValueError("validate_plan was not asked")
+    names = OutputNames(manifest.output)
+    for key, url in taken:
+        names.claim(key, url)
+    return Planning(
+        output=manifest.output,
+        steps=tuple(manifest.steps),
+        styles=checked.styles,
+        names=names,
+        results=results or {},
+        rates=rates or Rates(),
+        store_options=manifest.s3.options(),
+        opener=opener,
+    )
+
+
+def plan_step(step: Step, planning: Planning) -> Iterator[PlannedTask]:
+    """Yield the tasks of a step in the order in which they should run.
+
+    The same step, listing and styles give the same tasks again, so a plan that was cut off is thrown away
+    and made anew. A step that names a late value is planned when the steps it needs are done. Files that
+    are not taken are in `planning.ignored` when it ends.
+
+    Raises:
+        FarmError: If the step cannot be done as it stands.
+    """
+    return step_kind(step.kind).plan(step, planning)
+
+
+@dataclass(slots=True)
+class PlanSummary:
+    """What a plan adds up to.
+
+    Attributes:
+        input_bytes: Bytes to be read; a picture counts once for each style.
+        estimate_s: Device seconds, about: divide by the number of workers.
+        output_bytes: Bytes to be written, about.
+    """
+
+    items: int = 0
+    tasks: int = 0
+    input_bytes: int = 0
+    estimate_s: float = 0.0
+    output_bytes: int = 0
+
+    def add(self, task: PlannedTask) -> None:
+        """Count a task."""
+        self.items += len(task.items)
+        self.tasks += 1
+        self.input_bytes += sum(max(item.size_bytes, 0) for item in task.items)
+        self.estimate_s += task.estimate_s
+        self.output_bytes += sum(item.output_bytes for item in task.items)
+
+    def note_on_space(self, free_bytes: int | None) -> str:
+        """Return what to tell the user if the results may not fit into the free space, or an empty string."""
+        if free_bytes is None or self.output_bytes <= free_bytes:
+            return ""
+        return (
+            f"the results may need {self.output_bytes / 1e9:.1f} GB, "
+            f"but the output has {free_bytes / 1e9:.1f} GB left"
+        )

@@ -1,0 +1,250 @@
+"""Steps, the registry of their kinds, and what a kind's planner is given and gives back.
+
+A kind of step is a pydantic model of what the user writes and a planner that turns it into tasks; the kind
+of work of the same name (`workers.kinds`) does them. Nothing else needs to know a new kind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from jobs.errors import UsageError
+from jobs.estimates import Rates
+from jobs.inputs import Ignored, Open
+from jobs.paths import OutputNames
+from jobs.schema import FolderName, Location, Mistake, Section, Within, near, shown
+from jobs.storage.base import open_store
+from jobs.tasks import StoreOptions
+
+PLUGINS_VARIABLE = "FARM_KINDS"
+"""Environment variable: comma-separated modules that register further kinds when imported."""
+
+_OWN_MODULES = ("jobs.stylize_step",)
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+class Workers(Section):
+    """How many workers run one task together, in lockstep."""
+
+    min: Annotated[int, Within(1, 1024)] = 1
+    max: Annotated[int, Within(1, 1024)] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+class Step(Section):
+    """What every kind of step has."""
+
+    name: FolderName = Field(description="Unique in the job; other steps name it in `needs`.")
+    kind: str = Field(description="The kind of work.")
+    needs: list[str] = Field(
+        default_factory=list, description="Steps that must be done before this one starts."
+    )
+    workers: Workers = Field(
+        default_factory=Workers, description="Workers that run one task of this step together."
+    )
+
+    def anchored(self, folder: Path) -> Self:  # noqa: ARG002 - kinds without paths have nothing to do
+        """Return the step with every local path made absolute, starting from `folder`."""
+        return self
+
+
+class Late(Section):
+    """A value that an earlier step makes: `{from: train-x}`."""
+
+    step: str = Field(alias="from", min_length=1, description="Name of the step that makes it.")
+
+
+# --- what is planned ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedItem:
+    """One output that a task will make.
+
+    Attributes:
+        input: Absolute path or `s3://` URL; empty where a kind needs none.
+        size_bytes: As listed, -1 if unknown.
+        stamp: Changes when the content of the input does.
+        output_key: Where the result goes, relative to the job's output.
+        style: Name of the style, for people.
+        output_bytes: How large the result will be, about.
+    """
+
+    input: str
+    size_bytes: int
+    stamp: str
+    output_key: str
+    style: str = ""
+    output_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTask:
+    """One task: what its kind needs to know, and what the scheduler may know of it.
+
+    Attributes:
+        affinity: Content hash of the model that it needs, or an empty string.
+        estimate_s: Device seconds it will take, about.
+        workers: Least and most workers that run it together.
+    """
+
+    payload: dict[str, Any]
+    items: tuple[PlannedItem, ...]
+    affinity: str = ""
+    estimate_s: float = 1.0
+    workers: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """A style model as it was found: its name, and the hash of its content, which alone decides pixels."""
+
+    name: str
+    sha256: str
+
+
+class NamedStyle(Protocol):
+    """What a library answers with when it is asked for a style."""
+
+    @property
+    def name(self) -> str:
+        """Its name as the library writes it."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its content."""
+        ...
+
+
+class StyleLookup(Protocol):
+    """Whatever knows styles by name."""
+
+    def style(self, name: str) -> NamedStyle:
+        """Return the style of this name, or raise UsageError naming those there are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """What a kind's planner is given.
+
+    Attributes:
+        output: The job's output, an absolute folder or `s3://` prefix.
+        steps: All steps of the job.
+        styles: Styles by the name that the manifest gives them, as they were found at submit.
+        results: What the steps that are done have made, by step: the values that others name as late.
+        names: Output names that the job has given away; shared by its steps.
+        ignored: Collects the files that were found and not taken.
+    """
+
+    output: str
+    steps: tuple[Step, ...]
+    styles: Mapping[str, Style]
+    names: OutputNames
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rates: Rates = field(default_factory=Rates)
+    ignored: Ignored = field(default_factory=Ignored)
+    store_options: StoreOptions = field(default_factory=StoreOptions)
+    opener: Open = open_store
+
+
+@dataclass(slots=True)
+class Checking:
+    """What a kind's check at submit is given; it collects mistakes instead of raising the first.
+
+    Attributes:
+        styles: Styles that were found, by the name that the manifest gives them.
+        notes: What the user should know, though it is no mistake.
+    """
+
+    output: str
+    library: StyleLookup
+    store_options: StoreOptions = field(default_factory=StoreOptions)
+    opener: Open = open_store
+    mistakes: list[Mistake] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    styles: dict[str, Style] = field(default_factory=dict)
+
+    def refuse(self, at: Location, error: UsageError) -> None:
+        """Note a mistake."""
+        self.mistakes.append(Mistake(at, str(error)))
+
+    def find_style(self, at: Location, name: str) -> None:
+        """Look a style up, and note where it was asked for if there is none."""
+        try:
+            found = self.library.style(name)
+        except UsageError as error:
+            self.refuse(at, error)
+        else:
+            self.styles[name] = Style(found.name, found.sha256)
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepKind:
+    """One kind of step.
+
+    Attributes:
+        name: The `kind` of the step, and the name of the kind of work that does its tasks.
+        model: What the user writes; its subclass of `Step`.
+        plan: Turns a step into tasks, one after the other; raises FarmError if it cannot be done.
+        check: Looks quickly, at submit, whether the step can be done; it gets the step's path.
+    """
+
+    name: str
+    model: type[Step]
+    plan: Callable[[Any, Planning], Iterator[PlannedTask]]
+    check: Callable[[Any, Location, Checking], None] | None = None
+
+
+_KINDS: dict[str, StepKind] = {}
+
+
+def register_step(kind: StepKind) -> None:
+    """Make a kind of step known to manifests in this process."""
+    _KINDS[kind.name] = kind
+
+
+def step_kinds() -> dict[str, StepKind]:
+    """Return all kinds of steps by name, importing our own and those of `FARM_KINDS` first.
+
+    Raises:
+        UsageError: If a module of `FARM_KINDS` cannot be imported.
+    """
+    further = filter(None, map(str.strip, os.environ.get(PLUGINS_VARIABLE, "").split(",")))
+    for module in (*_OWN_MODULES, *further):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"cannot import {module}: {error}", f"correct {PLUGINS_VARIABLE}") from error
+    return dict(_KINDS)
+
+
+def step_kind(name: Any) -> StepKind:
+    """Return the kind of step of this name.
+
+    Raises:
+        ValueError: If there is none, naming those there are.
+    """
+    kinds = step_kinds()
+    if not isinstance(name, str) or name not in kinds:
+        known = ", ".join(sorted(kinds))
+        raise ValueError(f"{shown(name)} is no kind of step{near(name, kinds)} (kinds: {known})")
+    return kinds[name]
