@@ -21,6 +21,8 @@ class Record:
         key: Output key, relative to the job's output.
         generation: 1 for the first result under this key, then one more for each that replaced it.
         staged: Name of the staged file that holds the bytes until they are published (local folders only).
+        stamp: mtime in ns of that file, which publishing keeps (local folders only): a file with this size
+            and mtime is known as ours without reading it.
         render_key: Hash over everything that decides the pixels; see `render_key`.
         input: Path or URL of the input, with its size and stamp as listed, so that an unchanged file
             need not be read again, and the sha256 of its content.
@@ -40,6 +42,7 @@ class Record:
     input_stamp: str = ""
     input_sha256: str = ""
     staged: str = ""
+    stamp: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
     version: int = RECORD_VERSION
 

@@ -67,7 +67,7 @@ class Store(Protocol):
     """Whether two writers cannot both create one key. False only for S3 stores that ignore conditions."""
 
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Entry]:
-        """Yield the files below `prefix` (a folder), page by page; hidden names and `.farm` are not left out."""
+        """Yield the files below the folder `prefix`, page by page, hidden ones and those in `.farm` too."""
         ...
 
     def stat(self, key: str) -> Entry | None:
@@ -118,8 +118,15 @@ class Store(Protocol):
         """Return the space that is left, or None where a store does not say."""
         ...
 
+    def sweep(self, older_than_s: float) -> int:
+        """Remove what attempts that died left under no name of ours, such as staged files, and count it.
+
+        A result that was recorded and not yet published is published first.
+        """
+        ...
+
     def probe(self) -> None:
-        """Prove that this process can write, read back and delete below `.farm/`, and learn `honors_conditions`."""
+        """Prove that this process may write, read and delete in `.farm/`, and learn `honors_conditions`."""
         ...
 
 

@@ -1,0 +1,192 @@
+"""Real S3 servers on this machine, each on ports of its own, as context managers.
+
+SeaweedFS keeps every promise that the farm needs; rclone ignores conditions and answers 200.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+START_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running S3 server; its only account may do everything."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that let boto3 in another process find the server."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def client(self) -> Any:
+        """Return a boto3 client, to look at the server past our own code."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+        )
+
+    def make_bucket(self, name: str) -> str:
+        """Make a bucket and return its `s3://` URL."""
+        self.client().create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[Server]:
+    """Run SeaweedFS with its files in `folder`; a store that honors conditions."""
+    access_key, secret_key = "farm-test", secrets.token_hex(16)
+    data, sockets = folder / "seaweedfs", _short_folder()
+    data.mkdir(parents=True)
+    config = data / "identities.json"
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    config.write_text(
+        json.dumps({"identities": [{"name": "test", "credentials": credentials, "actions": actions}]})
+    )
+    master, volume, filer, s3, admin = _free_ports(5)
+    command = [
+        *(_binary("weed"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"),
+        *(f"-s3.config={config}", "-webdav=false", "-admin.ui=false", f"-admin.port={admin}"),
+        *("-metricsPort=0", "-s3.port.iceberg=0", "-s3.autoCreateBucket=false"),
+        *(f"-filer.localSocket={sockets}/f.sock", f"-s3.localSocket={sockets}/s.sock"),
+    ]
+    try:
+        with _running(command, data / "log.txt") as process:
+            server = Server(f"http://127.0.0.1:{s3}", access_key, secret_key, process)
+            _wait_until_it_writes(server)
+            yield server
+    finally:
+        shutil.rmtree(sockets)
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[Server]:
+    """Run rclone over `folder`; a store that ignores conditions."""
+    access_key, secret_key = "farm-test", secrets.token_hex(16)
+    data = folder / "rclone"
+    data.mkdir(parents=True)
+    (port,) = _free_ports(1)
+    command = [
+        *(_binary("rclone"), "serve", "s3", str(data), "--addr", f"127.0.0.1:{port}"),
+        *("--auth-key", f"{access_key},{secret_key}", "--config", os.devnull),
+    ]
+    with _running(command, folder / "rclone.log") as process:
+        server = Server(f"http://127.0.0.1:{port}", access_key, secret_key, process)
+        _wait_until_it_writes(server)
+        yield server
+
+
+def _binary(name: str) -> str:
+    """Return the program that its wheel put beside this Python, or skip the test."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}: install the extra `test-servers`")
+    return found
+
+
+def _short_folder() -> Path:
+    """Return a folder for Unix sockets, whose paths may be 107 bytes long."""
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="sf-"))
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports on which nobody listens now; of each, the one 10,000 above is free too (gRPC)."""
+    ports: list[int] = []
+    with ExitStack() as held:
+        while len(ports) < count:
+            port = 10_000 + secrets.randbelow(20_000)
+            try:
+                for number in (port, port + 10_000):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            ports.append(port)
+    return ports
+
+
+@contextmanager
+def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in its own folder until the block ends; say what it logged if it ended before."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RCLONE_", "WEED_"))}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=log.parent, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    except ServerDiedError as error:
+        raise ServerDiedError(f"{error}\n{log.read_text(errors='replace')[-2000:]}") from error
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class ServerDiedError(AssertionError):
+    """A server did not start."""
+
+
+def _wait_until_it_writes(server: Server) -> None:
+    """Return once an object can be put: a list succeeds before that."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client, bucket = server.client(), f"ready-{secrets.token_hex(4)}"
+
+    def ready() -> bool:
+        try:
+            if bucket not in {b["Name"] for b in client.list_buckets()["Buckets"]}:
+                client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=bucket, Key="ready", Body=b"ready")
+        except (BotoCoreError, ClientError):
+            return False
+        client.delete_object(Bucket=bucket, Key="ready")
+        client.delete_bucket(Bucket=bucket)
+        return True
+
+    _wait_for(ready, server.process)
+
+
+def _wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ServerDiedError(f"{process.args!r} did not come up (exit status {process.returncode})")
+        time.sleep(0.05)
