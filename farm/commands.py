@@ -108,8 +108,9 @@ class Commands:
             return job.id
         if job.state is JobState.CANCELING:
             raise UsageError(f"job {job.id} is being canceled")
-        self._move(job, JobState.PAUSING if job.leases else JobState.PAUSED, "paused")
+        self._move(job, JobState.PAUSING if job.state is JobState.ACTIVE else JobState.PAUSED, "paused")
         self._dispatcher.stop_job(job)
+        self._touch(job.id)
         return job.id
 
     def resume(self, word: str) -> str:
@@ -124,7 +125,8 @@ class Commands:
         """End a job; it is canceled when its workers have confirmed or are gone."""
         job = self._unended(word)
         if job.state is not JobState.CANCELING:
-            self._move(job, JobState.CANCELING if job.leases else JobState.CANCELED, "canceled")
+            at_work = job.state in {JobState.ACTIVE, JobState.PAUSING}
+            self._move(job, JobState.CANCELING if at_work else JobState.CANCELED, "canceled")
             self._dispatcher.stop_job(job)
             self._touch(job.id)
         return job.id

@@ -1,0 +1,144 @@
+"""A pool in memory whose workers do what a script says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+from farm.pool import Listener
+from jobs.errors import Failure, FarmError
+from jobs.states import ItemState
+from jobs.tasks import (
+    Event,
+    Item,
+    ItemFinished,
+    ItemStarted,
+    StoreOptions,
+    TaskEnded,
+    TaskMessage,
+    WorkerReport,
+)
+
+DIE = "die"
+"""What a script yields for a worker that ends at this point."""
+
+WAIT = "wait"
+"""What a script yields for an attempt that says nothing more until it is asked to stop."""
+
+Script = Callable[[str, TaskMessage], Iterator[Event | str]]
+
+
+def started(message: TaskMessage, item: Item) -> ItemStarted:
+    return ItemStarted(message.task, message.attempt, item.id)
+
+
+def finished(
+    message: TaskMessage, item: Item, failure: Failure | None = None, reason: str = ""
+) -> ItemFinished:
+    state = ItemState.FAILED if failure else ItemState.DONE
+    detail = {} if failure else {"width_px": 100, "height_px": 100, "sha256": "0" * 64}
+    output = "" if failure else f"{message.output}/{item.output_key}"
+    return ItemFinished(message.task, message.attempt, item.id, state, failure, reason, output, detail)
+
+
+def ended(
+    message: TaskMessage, outcome: str = "finished", failure: Failure | None = None, **result: str
+) -> TaskEnded:
+    return TaskEnded(message.task, message.attempt, outcome, failure, device_s=0.1, result=dict(result))
+
+
+def succeed(worker: str, message: TaskMessage) -> Iterator[Event | str]:
+    """Finish every item, then the task."""
+    for item in message.items:
+        yield started(message, item)
+        yield finished(message, item)
+    yield ended(message)
+
+
+class ScriptedPool:
+    """Workers `w1`, `w2`, ...; one that dies is replaced by one of the next number."""
+
+    def __init__(self, workers: int = 2, script: Script = succeed) -> None:
+        self.script = script
+        self.sent: list[tuple[str, TaskMessage]] = []
+        self.blind: dict[str, list[str]] = {}
+        self.frozen: set[str] = set()
+        self.killed: list[str] = []
+        self.alive: list[str] = []
+        self._number = 0
+        self._size = workers
+        self._listener: Listener
+        self._queues: dict[str, asyncio.Queue[TaskMessage]] = {}
+        self._loops: dict[str, asyncio.Task[None]] = {}
+        self._stops: dict[tuple[str, int, int], asyncio.Event] = {}
+        self._current: dict[str, list[int]] = {}
+
+    def start(self, listener: Listener) -> None:
+        self._listener = listener
+        for _ in range(self._size):
+            self.join()
+
+    def join(self) -> str:
+        self._number += 1
+        name = f"w{self._number}"
+        self.alive.append(name)
+        self._queues[name] = asyncio.Queue()
+        self._loops[name] = asyncio.ensure_future(self._work(name))
+        self._listener.worker_joined(self._report(name))
+        return name
+
+    def _report(self, name: str) -> WorkerReport:
+        return WorkerReport(name, pid=1, node="here", device="cpu")
+
+    async def _work(self, name: str) -> None:
+        while True:
+            message = await self._queues[name].get()
+            for event in self.script(name, message):
+                await asyncio.sleep(0)
+                if event == DIE:
+                    self.lose(name)
+                    return
+                if event == WAIT:
+                    await self._stop_of(name, message.task, message.attempt).wait()
+                    self._listener.worker_says(name, [ended(message, "stopped")])
+                    break
+                self._listener.worker_says(name, [event])  # type: ignore[list-item]
+
+    def lose(self, name: str, *, certain: bool = True) -> None:
+        """End a worker and replace it."""
+        if name in self.alive:
+            self.alive.remove(name)
+            loop = self._loops.pop(name)
+            if loop is not asyncio.current_task():
+                loop.cancel()
+            self._listener.worker_left(name, "it died", certain=certain)
+            self.join()
+
+    def _stop_of(self, worker: str, task: int, attempt: int) -> asyncio.Event:
+        return self._stops.setdefault((worker, task, attempt), asyncio.Event())
+
+    def send(self, worker: str, message: TaskMessage) -> None:
+        self.sent.append((worker, message))
+        if worker in self.alive:
+            self._queues[worker].put_nowait(message)
+
+    def stop(self, worker: str, task: int, attempt: int) -> None:
+        self._stop_of(worker, task, attempt).set()
+
+    async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:
+        if worker in self.frozen:
+            await asyncio.Event().wait()
+        if worker not in self.alive:
+            raise FarmError(f"{worker} is gone")
+        return self._report(worker)
+
+    async def sees(self, urls: Sequence[str], options: StoreOptions) -> dict[str, list[str]]:
+        return self.blind
+
+    def kill(self, worker: str) -> None:
+        self.killed.append(worker)
+        asyncio.get_running_loop().call_soon(self.lose, worker)
+
+    async def close(self) -> None:
+        for loop in self._loops.values():
+            loop.cancel()
