@@ -28,6 +28,7 @@ from jobs.errors import ManifestError
 from jobs.paths import did_you_mean, is_s3
 
 NAME_LIMIT = 100
+SHOWN_LIMIT = 80
 
 _UNFIT_FOR_NAMES = re.compile(r"[\x00-\x1f\x7f/\\\ud800-\udfff]")
 _UNFIT_FOR_PATHS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -39,7 +40,8 @@ _shorten.maxstring = _shorten.maxother = 60
 
 def shown(value: Any) -> str:
     """Return a value as a message shows it, cut to a few words however large it is."""
-    return _shorten.repr(value)
+    text = _shorten.repr(value)
+    return text if len(text) <= SHOWN_LIMIT else f"{text[: SHOWN_LIMIT - 3]}..."
 
 
 def near(wrong: Any, known: Iterable[str]) -> str:
@@ -184,7 +186,7 @@ def _check_location(location: str) -> str:
     scheme, separator, rest = location.partition("://")
     if separator and scheme.isalnum() and not is_s3(location):
         raise ValueError(f"{shown(location)} is neither a path nor s3://bucket/prefix")
-    if is_s3(location) and not rest.strip("/").partition("/")[0]:
+    if is_s3(location) and not rest.partition("/")[0]:
         raise ValueError(f"{shown(location)} names no bucket: write s3://bucket/prefix")
     return location
 
