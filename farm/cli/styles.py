@@ -1,0 +1,147 @@
+"""The styles that jobs can name: `styles add|list|show|remove`. They work with and without a running farm."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from farm import folders, local
+from farm.cli import view
+from farm.cli.status import AsJson
+from jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs.library import Library, StyleEntry
+
+commands = typer.Typer(
+    help="The styles that jobs can name.", no_args_is_help=True, epilog="Example: farm styles list"
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a style.", show_default=False)]
+
+
+def library() -> Library:
+    """Return the library of the farm that runs here, or of the next one that will.
+
+    Raises:
+        UsageError: If another machine's farm is named: its styles are kept there.
+    """
+    from jobs.library import Library
+    from jobs.storage.base import open_store
+
+    if local.is_remote():
+        raise UsageError(
+            "FARM_ADDRESS names a farm, and its styles are kept where it runs",
+            "do this on that machine, or unset FARM_ADDRESS",
+        )
+    farm = local.here()
+    url = farm.store if farm is not None else str(folders.data_dir() / "store")
+    return Library(open_store(url), folders.cache_dir())
+
+
+@commands.command("add", epilog="Example: farm styles add candy.pth --name candy --format pytorch-examples")
+def add(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A weights file, or a style model of ours.", show_default=False),
+    ],
+    *,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="What jobs call it.", show_default=False)
+    ],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="What made the file: pytorch-examples or stylefarm.",
+            show_default=False,
+        ),
+    ],
+    license_: Annotated[
+        str,
+        typer.Option(
+            "--license", metavar="TEXT", help="Its license, to be kept with it.", show_default=False
+        ),
+    ] = "",
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source", metavar="TEXT", help="Where it comes from, to be kept with it.", show_default=False
+        ),
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a weights file, convert it, and keep it as a style that jobs can name.
+
+    Adding the same file under the same name again succeeds and says so.
+    """
+    from jobs.library import StyleEntry
+    from workers.importing import import_style
+
+    found = library()
+    made = import_style(file, format=format_, name=name, license=license_, source=source)
+    entry = StyleEntry(
+        name=name,
+        sha256=found.put(made.data),
+        format=made.format,
+        width=made.width,
+        size_bytes=len(made.data),
+        created_at=time.time(),
+        source=source or file.name,
+        license=license_,
+        metadata={**made.metadata, "thumbnail_sha256": found.put(made.thumbnail)},
+    )
+    added = found.add_style(entry)
+    if as_json:
+        view.show_json({**asdict(found.style(name)), "added": added})
+    elif added:
+        view.show(f"style {name} is there: {view.size(entry.size_bytes)}, sha256 {entry.sha256}")
+    else:
+        view.show(f"style {name} was there already, the very same")
+
+
+@commands.command("list", epilog="Example: farm styles list --json")
+def list_styles(*, as_json: AsJson = False) -> None:
+    """Show the styles that there are."""
+    entries = library().styles()
+    if as_json:
+        view.show_json({"styles": [asdict(entry) for entry in entries]})
+    elif not entries:
+        view.show("no styles yet; add one with: farm styles add FILE --name NAME --format FORMAT")
+    else:
+        view.table(
+            ("STYLE", "FORMAT", "WIDTH", "SIZE", "LICENSE", "FROM", "SHA256"),
+            (
+                (e.name, e.format, e.width, view.size(e.size_bytes), e.license, _origin(e), e.sha256[:12])
+                for e in entries
+            ),
+        )
+
+
+@commands.command("show", epilog="Example: farm styles show candy")
+def show(name: Name, *, as_json: AsJson = False) -> None:
+    """Show all that is known of a style."""
+    entry = library().style(name)
+    if as_json:
+        view.show_json(asdict(entry))
+        return
+    facts = asdict(entry)
+    metadata = facts.pop("metadata")
+    added = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.pop("created_at")))
+    view.facts([*facts.items(), ("added", added), *((f"metadata: {key}", metadata[key]) for key in metadata)])
+
+
+@commands.command("remove", epilog="Example: farm styles remove candy")
+def remove(name: Name) -> None:
+    """Forget a style; jobs that were planned with it go on."""
+    library().remove_style(name)
+    view.show(f"style {name} is gone")
+
+
+def _origin(entry: StyleEntry) -> str:
+    return "this farm's own" if entry.bundled else entry.source

@@ -1,0 +1,103 @@
+"""Handing in jobs: `render`, `submit`, and the schema of what can be handed in."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+import typer
+
+from farm import client
+from farm.cli import connect, follow, styles, view
+from farm.cli.manifests import in_words_of_options, manifest_file, read_options
+from farm.cli.options import JobOptions, takes_job_options
+from farm.cli.status import AsJson
+from farm.client import Farm
+from jobs.errors import FarmError, ManifestError
+from jobs.states import JobState
+
+_PLAN_SHOWN_S = 2.0
+"""How long `submit` waits for a plan to show."""
+
+
+@takes_job_options
+def render(
+    options: JobOptions,
+    *,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Make a contact sheet at the end.", show_default=False)
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Render pictures in one or more styles and wait for them; starts a farm if none runs.
+
+    Ctrl-C leaves the job to the farm. Exit codes: 0 completed, 2 wrong usage, 3 completed with errors,
+    4 failed, 5 canceled, 7 no farm.
+    """
+    farm, job = _hand_in(options)
+    view.say(f"job {job['id']} ({job['name']}); results go to {job['output']}")
+    ended = follow.follow(farm, job)
+    follow.report(farm, ended, as_json=as_json)
+    if sheet and ended["items"]["total"]:
+        from farm.cli.sheet import make_sheet
+
+        try:
+            view.say(f"contact sheet: {make_sheet(farm, ended)}")
+        except FarmError as error:
+            # The pictures are there all the same, and so the exit code is theirs.
+            view.say(f"no contact sheet: {error}")
+    raise typer.Exit(view.exit_code(ended))
+
+
+@takes_job_options
+def submit(options: JobOptions, *, as_json: AsJson = False) -> None:
+    """Hand in a job and return at once with its id on stdout; starts a farm if none runs."""
+    farm, job = _hand_in(options)
+    job = _planned(farm, job)
+    if job["state"] == JobState.FAILED:
+        view.say(f"job {job['id']} was refused: {job['reason']}")
+    else:
+        view.say(f"job {job['id']} ({job['name']}); results go to {job['output']}")
+        if job.get("plan"):
+            view.say(f"plan: {view.plan_line(job['plan'])}")
+        for note in [*job.get("warnings", ()), *job.get("notes", ())]:
+            view.say(f"note: {note}")
+    if as_json:
+        view.show_json(job)
+    else:
+        view.show(job["id"])
+    if job["state"] == JobState.FAILED:
+        raise typer.Exit(view.exit_code(job))
+
+
+def _hand_in(options: JobOptions) -> tuple[Farm, dict[str, Any]]:
+    """Submit the job that the options describe, to a farm that is started if need be.
+
+    What is wrong with it is said before a farm is started for it.
+    """
+    from jobs.plan import validate_plan
+
+    manifest = read_options(options)
+    try:
+        if client.find() is None:
+            validate_plan(manifest, styles.library())
+        farm = connect.started()
+        return farm, farm.submit(manifest.document(), client_token=uuid.uuid4().hex)
+    except ManifestError as error:
+        raise (in_words_of_options(error) if manifest_file(options.inputs) is None else error) from error
+
+
+def _planned(farm: Farm, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the job once it is planned, or as it stands after a moment."""
+    for look in follow.looks(farm, job, timeout_s=_PLAN_SHOWN_S):
+        job = look
+        if job["state"] != JobState.PLANNING:
+            break
+    return job
+
+
+def schema() -> None:
+    """Write the JSON schema of manifests to stdout, for editors and validators."""
+    from jobs.manifest import Manifest
+
+    view.show_json(Manifest.model_json_schema())

@@ -1,0 +1,368 @@
+"""From options and manifest files to jobs, their progress, summaries and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.farm.cli.conftest import Cli
+from tests.farm.cli.played import TOKEN, PlayedFarm, ended_job, make_job
+
+
+@pytest.fixture
+def photos(machine: Path) -> Path:
+    folder = machine / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"only listed, never opened here")
+    return folder
+
+
+def submitted(played: PlayedFarm) -> dict[str, Any]:
+    """Return the manifest that was handed in, the only one."""
+    (request,) = played.asked("POST", "/v1/jobs")
+    manifest: dict[str, Any] = request.body["manifest"]
+    return manifest
+
+
+def given(document: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return of a document what `wanted` speaks of."""
+    return {
+        key: given(document[key], v) if isinstance(v, dict) else document[key] for key, v in wanted.items()
+    }
+
+
+def test_submit_prints_the_id_alone_and_the_plan_beside(
+    farm_cli: Cli, played: PlayedFarm, photos: Path
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(state="planning", plan=None), status=201)
+    played.has_job(make_job(state="planning", plan=None), make_job(notes=["about [this]"]))
+    result = farm_cli("submit", str(photos), "--style", "candy")
+    assert result.exit_code == 0
+    assert result.stdout == "j7\n"
+    assert "10 items in 3 tasks" in result.stderr
+    assert "about [this]" in result.stderr
+    assert "/renders/july" in result.stderr
+
+
+def test_submit_says_why_planning_refused(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
+    played.on("POST", "/v1/jobs", make_job(state="planning"), status=201)
+    played.has_job(ended_job("failed", reason="a.gif and a.png would both become a.png"))
+    result = farm_cli("submit", str(photos), "--style", "candy")
+    assert result.exit_code == 4
+    assert "a.gif and a.png" in result.stderr
+
+
+def test_submit_json_is_the_job(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    assert json.loads(farm_cli("submit", str(photos), "-s", "candy", "--json").stdout) == make_job()
+
+
+def test_every_submission_has_a_token_of_its_own(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    farm_cli("submit", str(photos), "-s", "candy")
+    farm_cli("submit", str(photos), "-s", "candy")
+    first, second = (request.body["client_token"] for request in played.asked("POST", "/v1/jobs"))
+    assert first != second
+
+
+def test_without_options_the_manifest_says_its_own_defaults(
+    farm_cli: Cli, played: PlayedFarm, photos: Path
+) -> None:
+    """Results go beside the input, the job is called after both, and the user is the one of the system."""
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    farm_cli("submit", "photos", "-s", "candy")
+    wanted = {
+        "version": 1,
+        "name": "photos-candy",
+        "user": "ada",
+        "output": f"{photos}-candy",
+        "priority": 50,
+        "tier": "default",
+        "on_existing": "fail",
+        "max_failed": None,
+    }
+    manifest = submitted(played)
+    assert given(manifest, wanted) == wanted
+    (step,) = manifest["steps"]
+    assert step["inputs"] == [str(photos)]
+    assert step["styles"] == ["candy"]
+    assert step["max_megapixels"] == 400
+
+
+OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
+    (["--output", "out"], {"output": "{home}/out"}),
+    (["--output", "s3://b/p"], {"output": "s3://b/p"}),
+    (["--priority", "7"], {"priority": 7}),
+    (["--tier", "rush"], {"tier": "rush"}),
+    (["--user", "eve"], {"user": "eve"}),
+    (["--name", "[july] renders"], {"name": "[july] renders"}),
+    (["--max-failed", "3"], {"max_failed": 3}),
+    (["--max-failed", "5%"], {"max_failed": "5%"}),
+    (["--on-existing", "rename"], {"on_existing": "rename"}),
+    (["--s3-endpoint-url", "http://127.0.0.1:8333"], {"s3": {"endpoint_url": "http://127.0.0.1:8333"}}),
+    (["--s3-region", "eu-1"], {"s3": {"region": "eu-1"}}),
+    (["--s3-profile", "renders"], {"s3": {"profile": "renders"}}),
+    (["--s3-path-style"], {"s3": {"path_style": True}}),
+    (["--no-s3-path-style"], {"s3": {"path_style": False}}),
+]
+STEP_OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
+    (["--style", "mosaic"], {"styles": ["candy", "mosaic"]}),
+    (["--no-recursive"], {"recursive": False}),
+    (["--pattern", "{style}/{name}.{ext}"], {"pattern": "{style}/{name}.{ext}"}),
+    (["--format", "png"], {"format": "png"}),
+    (["--quality", "80"], {"quality": 80}),
+    (["--max-size", "1024"], {"max_size_px": 1024}),
+    (["--max-megapixels", "2.5"], {"max_megapixels": 2.5}),
+    (["--precision", "bf16"], {"precision": "bf16"}),
+    (["--device", "cpu"], {"device": "cpu"}),
+    (["--threads", "2"], {"threads": 2}),
+    (["--chunk-items", "5"], {"chunk": {"items": 5}}),
+    (["--workers", "1"], {"workers": {"min": 1, "max": 1}}),
+]
+
+
+@pytest.mark.parametrize(("options", "wanted"), OPTIONS, ids=" ".join)
+def test_every_option_of_the_job_reaches_the_manifest(
+    farm_cli: Cli, played: PlayedFarm, photos: Path, options: list[str], wanted: dict[str, Any]
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    assert farm_cli("submit", "photos", "-s", "candy", *options).exit_code == 0
+    wanted = json.loads(json.dumps(wanted).replace("{home}", str(photos.parent)))
+    assert given(submitted(played), wanted) == wanted
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize(("options", "wanted"), STEP_OPTIONS, ids=" ".join)
+def test_every_option_of_the_step_reaches_the_manifest(
+    farm_cli: Cli, played: PlayedFarm, options: list[str], wanted: dict[str, Any]
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    assert farm_cli("submit", "photos", "-s", "candy", *options).exit_code == 0
+    (step,) = submitted(played)["steps"]
+    assert given(step, wanted) == wanted
+
+
+WRONG: list[list[str]] = [
+    ["--output", ""],
+    ["--priority", "101"],
+    ["--priority", "high"],
+    ["--tier", "express"],
+    ["--user", ""],
+    ["--name", "a/b"],
+    ["--max-failed", "many"],
+    ["--max-failed", "101%"],
+    ["--on-existing", "ask"],
+    ["--s3-endpoint-url", "no url"],
+    ["--style", "a/b"],
+    ["--style", "candy"],
+    ["--pattern", "{unknown}"],
+    ["--pattern", "../{name}.{ext}"],
+    ["--format", "gif"],
+    ["--quality", "0"],
+    ["--quality", "101"],
+    ["--quality", "best"],
+    ["--max-size", "0"],
+    ["--max-megapixels", "0"],
+    ["--max-megapixels", "nan"],
+    ["--max-megapixels", "-1"],
+    ["--precision", "fp8"],
+    ["--device", "tpu"],
+    ["--threads", "0"],
+    ["--chunk-items", "0"],
+    ["--workers", "0"],
+    ["--workers", "2"],
+    ["--sheep"],
+]
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("options", WRONG, ids=" ".join)
+@pytest.mark.parametrize("command", ["render", "submit"])
+def test_a_wrong_value_is_one_line_about_its_option_with_a_hint(
+    farm_cli: Cli, played: PlayedFarm, command: str, options: list[str]
+) -> None:
+    result = farm_cli(command, "photos", "-s", "candy", *options)
+    assert result.exit_code == 2
+    assert not played.requests, "nothing wrong is handed in"
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert options[0] in error
+    assert hint.startswith("hint: ")
+    assert result.stdout == ""
+
+
+def test_all_mistakes_are_said_at_once(farm_cli: Cli) -> None:
+    result = farm_cli("render", "photos", "-s", "candy", "--quality", "0", "--threads", "0")
+    assert [line.split(":")[1].strip() for line in result.stderr.splitlines()[:2]] == [
+        "--quality",
+        "--threads",
+    ]
+
+
+@pytest.mark.parametrize("command", ["render", "submit"])
+def test_a_job_needs_an_input_and_a_style(farm_cli: Cli, command: str) -> None:
+    assert "INPUT" in farm_cli(command).stderr
+    result = farm_cli(command, "photos")
+    assert result.exit_code == 2
+    assert "--style" in result.stderr
+
+
+def test_what_the_farm_refuses_is_said_in_the_words_of_the_options(
+    farm_cli: Cli, played: PlayedFarm, photos: Path
+) -> None:
+    message = "steps[0].styles[1]: there is no style 'cand'\nsteps[0].inputs[0]: no such folder\nother: wrong"
+    played.refuse("POST", "/v1/jobs", "ManifestError", message, status=422)
+    result = farm_cli("render", str(photos), "-s", "candy", "-s", "cand")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[:3] == [
+        "error: --style: there is no style 'cand'",
+        "error: INPUT: no such folder",
+        "error: other: wrong",
+    ]
+
+
+MANIFEST = """
+version: 1
+name: from-file
+steps:
+  - {name: render, kind: stylize, inputs: [../photos, 's3://bucket/in'], styles: [candy]}
+"""
+
+
+@pytest.fixture
+def manifest_file(photos: Path) -> Path:
+    path = photos.parent / "manifests" / "job.yaml"
+    path.parent.mkdir()
+    path.write_text(MANIFEST)
+    return path
+
+
+def test_a_manifest_file_is_handed_in_with_its_paths_beside_it(
+    farm_cli: Cli, played: PlayedFarm, manifest_file: Path, photos: Path
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    assert farm_cli("submit", str(manifest_file)).exit_code == 0
+    manifest = submitted(played)
+    assert manifest["steps"][0]["inputs"] == [str(photos), "s3://bucket/in"]
+    assert manifest["user"] == "ada"
+    assert manifest["output"] == f"{photos}-candy"
+
+
+def test_options_about_the_whole_job_replace_what_the_manifest_says(
+    farm_cli: Cli, played: PlayedFarm, manifest_file: Path, photos: Path
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    manifest_file.write_text(f"{MANIFEST}output: /elsewhere\ns3: {{region: eu-1, profile: a}}\n")
+    farm_cli("submit", str(manifest_file), "--output", "out", "--name", "mine", "--s3-profile", "b")
+    wanted = {"output": f"{photos.parent}/out", "name": "mine", "s3": {"region": "eu-1", "profile": "b"}}
+    assert given(submitted(played), wanted) == wanted
+
+
+@pytest.mark.parametrize("options", [["--style", "candy"], ["--quality", "80"], ["more.jpg"]])
+def test_options_about_pictures_do_not_go_with_a_manifest(
+    farm_cli: Cli, manifest_file: Path, options: list[str]
+) -> None:
+    result = farm_cli("submit", str(manifest_file), *options)
+    assert result.exit_code == 2
+    assert "manifest" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1, 2]", "{", "version: 2", "version: 1\nname: x\nsteps: []", "version: 1\nversion: 1", "\x00"],
+)
+def test_a_wrong_manifest_is_said_with_its_places(farm_cli: Cli, manifest_file: Path, text: str) -> None:
+    manifest_file.write_text(text)
+    result = farm_cli("render", str(manifest_file))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+
+
+def test_a_manifest_that_is_not_there_is_a_usage_error(farm_cli: Cli) -> None:
+    result = farm_cli("render", "missing.yaml")
+    assert result.exit_code == 2
+    assert "missing.yaml" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "failed", "code"),
+    [("completed", 0, 0), ("completed with errors", 2, 3), ("failed", 2, 4), ("canceled", 0, 5)],
+)
+def test_render_waits_and_sums_up(
+    farm_cli: Cli, played: PlayedFarm, photos: Path, state: str, failed: int, code: int
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(state="planning"), status=201)
+    played.has_job(make_job(), ended_job(state, failed))
+    result = farm_cli("render", str(photos), "-s", "candy")
+    assert result.exit_code == code
+    for part in (state, "/renders/july", "/renders/july/.farm/jobs/j7/report.json", "1.6 images/s"):
+        assert part in result.stdout
+    assert result.stdout.count("the file is cut off") == failed
+
+
+def test_render_json_is_the_ended_job_alone(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    played.has_job(ended_job())
+    assert json.loads(farm_cli("render", str(photos), "-s", "candy", "--json").stdout) == ended_job()
+
+
+def test_render_goes_on_waiting_while_the_controller_restarts(
+    farm_cli: Cli, played: PlayedFarm, photos: Path
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    played.has_job(make_job(), ended_job())
+
+    def lose_connections(request: object) -> Any:
+        played.hang_ups = 2
+        played.answer = answer  # type: ignore[method-assign]
+        return answer(request)  # type: ignore[arg-type]
+
+    answer = played.answer
+    played.answer = lose_connections  # type: ignore[method-assign]
+    assert farm_cli("render", str(photos), "-s", "candy").exit_code == 0
+
+
+def test_wrong_things_are_said_before_a_farm_is_started(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.local.up", lambda: pytest.fail("a farm was started"))
+    result = cli("render", "missing-folder", "-s", "missing-style")
+    assert result.exit_code == 2
+    assert "INPUT: " in result.stderr
+    assert "--style: " in result.stderr
+
+
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_end_it(played: PlayedFarm, photos: Path) -> None:
+    """In a process of its own: it is interrupted while it waits, as a terminal would."""
+    looked = threading.Event()
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    played.has_job(make_job())
+    answer = played.answer
+
+    def note(request: Any) -> Any:
+        if request.path == "/v1/jobs/j7":
+            looked.set()
+        return answer(request)
+
+    played.answer = note  # type: ignore[method-assign]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "farm", "render", str(photos), "-s", "candy"],
+        env=os.environ
+        | {"FARM_ADDRESS": played.url, "FARM_TOKEN": TOKEN, "PYTHONPATH": os.fspath(Path.cwd())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert looked.wait(30)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "farm cancel j7" in said
+    assert "Traceback" not in said
+    assert not played.asked("POST", "/v1/jobs/j7:cancel")
