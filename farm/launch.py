@@ -2,8 +2,8 @@
 
 `COMMAND launch` is told a `FarmFile` as JSON on stdin and returns when the controller answers on its
 `api_url`; in a cluster it may print `{"api_url": ...}` on stdout to say where that is. `COMMAND stop` is told
-the same and returns when the controller and its workers are gone. Either fails with a last line on stderr that
-says why.
+the same and returns when the controller and its workers are gone. Either fails with a last line on stderr
+that says why.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ADDRESS_VARIABLE = "FARM_ADDRESS"
 TOKEN_VARIABLE = "FARM_TOKEN"  # noqa: S105 - the name of a variable
-CONTROL_COMMAND = (sys.executable, "-m", "farm.ray_pool")
+CONTROL_COMMAND = (sys.executable, "-m", "farm.ray_control")
 """What knows Ray, in a process of its own; see `farm.launch`."""
 
 IDLE_EXIT_S = 900.0
@@ -199,7 +199,7 @@ def down_from_within(farm: str) -> None:
     del environment[processes.MARK_VARIABLE]
     with open_private(private(state_dir() / "logs") / "down.log") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "farm.local", farm],
+            [sys.executable, "-m", "farm.local", "down", farm],
             env=environment,
             cwd=state_dir(),
             stdin=subprocess.DEVNULL,
@@ -210,7 +210,7 @@ def down_from_within(farm: str) -> None:
 
 
 def _describe(options: FarmOptions) -> FarmFile:
-    """Return what is known of a farm before it is started, with tokens that are new."""
+    """Return what is known of a farm before it is started."""
     import secrets
 
     from farm import head, temp_dir
@@ -218,8 +218,6 @@ def _describe(options: FarmOptions) -> FarmFile:
     farm = f"{farm_file.owner()}-{secrets.token_hex(4)}"
     own_head = not options.ray_address
     state = state_dir()
-    for name in ("api-token", "ray-token"):
-        write_private(state / name, secrets.token_hex(32))
     host = f"[{options.host}]" if ":" in options.host else options.host
     return FarmFile(
         farm=farm,
@@ -244,8 +242,12 @@ def _describe(options: FarmOptions) -> FarmFile:
 
 def _start(farm: FarmFile, options: FarmOptions, control: Sequence[str]) -> FarmFile:
     """Start the Ray head, unless there is one, and the controller in it; write down that it is ready."""
+    import secrets
+
     from farm import head, launch
 
+    for file in filter(None, (farm.api_token_file, farm.ray_token_file)):
+        write_private(Path(file), secrets.token_hex(32))
     environment = head.child_environment(farm.farm)
     if farm.own_head:
         environment = head.head_environment(farm.farm, Path(farm.ray_token_file))
@@ -342,10 +344,12 @@ def _version() -> str:
         return "not installed"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """End the farm with the given id: the other half of `down_from_within`."""
+def main(verb: str, only: str = "") -> int:
+    """End the farm with the id `only`, or whichever runs: the other half of `down_from_within`."""
+    if verb != "down":
+        raise SystemExit("usage: python -m farm.local down [FARM]")
     try:
-        done = down(*arguments)
+        done = down(only)
     except FarmError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -354,4 +358,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))
