@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -181,7 +182,7 @@ def _add_farm(app: FastAPI, controller: Controller, authorize: list[Any]) -> Non
     async def styles() -> dict[str, Any]:
         """List the styles that jobs can name."""
         entries = await asyncio.to_thread(controller.library.styles)
-        return {"styles": [entry.to_dict() for entry in entries]}
+        return {"styles": [asdict(entry) for entry in entries]}
 
 
 def _add_streams(app: FastAPI, controller: Controller, authorize: list[Any]) -> None:

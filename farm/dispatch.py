@@ -263,7 +263,7 @@ class Dispatcher:
                     lease.advanced = lease.advanced or event.fraction > lease.task.fraction
                     lease.task.fraction = max(lease.task.fraction, event.fraction)
                 case Emitted():
-                    text = str(event.data.get("text", "")) if event.type == "message" else ""
+                    text = event.data.get("text") or ", ".join(f"{k} {v}" for k, v in event.data.items())
                     self._ledger.event(job.id, event.type, text, {**event.data, "task": event.task})
                 case TaskEnded():
                     self._task_ended(source, job, lease, event)

@@ -123,6 +123,9 @@ class RayPool:
         self, listener: Listener, request: dict[str, float], threads: int, *, on_gpu: bool
     ) -> None:
         """Keep one place filled: start a worker, wait for its end, start the next."""
+        actors = ray.remote(
+            max_restarts=0, max_task_retries=0, concurrency_groups={"render": 1, "control": 2, "look": 1}
+        )(WorkerActor)
         deaths_in_a_row = 0
         while True:
             self._number += 1
@@ -135,16 +138,7 @@ class RayPool:
                 "store_options": _as_dict(self._options.store_options),
                 "cache_dir": str(cache_dir()),
             }
-            actor = (
-                ray.remote(WorkerActor)
-                .options(
-                    max_restarts=0,
-                    max_task_retries=0,
-                    concurrency_groups={"render": 1, "control": 2, "look": 1},
-                    **request,
-                )
-                .remote(options, self._controller)
-            )
+            actor = actors.options(**request).remote(options, self._controller)
             member = self._members[name] = _Member(actor)
             joined = await self._serve(listener, name, member)
             self._members.pop(name, None)

@@ -47,15 +47,15 @@ def run(task: TaskMessage, context: Context) -> dict[str, Any]:
     payload = task.payload
     asset = context.asset(payload["asset"]).read_bytes() if payload["asset"] else b""
     for item, _ in context.read_ahead():
-        reached = int(context.load_checkpoint() or b"0")
-        for n in range(reached, payload["count"]):
+        key, _, reached = (context.load_checkpoint() or b"").decode().partition(" ")
+        for n in range(int(reached) if key == item.output_key else 0, payload["count"]):
             if context.should_stop():
                 return {}
             _write_log(payload["log"], f"{item.output_key} {n} attempt {task.attempt} pid {os.getpid()}")
             if n == payload["die_at"] and task.attempt == 1:
                 os._exit(9)
             time.sleep(payload["seconds"])
-            context.save_checkpoint(str(n + 1).encode())
+            context.save_checkpoint(f"{item.output_key} {n + 1}".encode())
             context.progress((n + 1) / payload["count"])
             context.emit("loss", {"step": n, "value": 1 / (n + 1)})
         text = f"{payload['word']} {payload['count']} ".encode() + asset
