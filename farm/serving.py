@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
 from urllib.parse import urlsplit
 
 import uvicorn
 
+from farm import local
 from farm.api import create_app
 from farm.controller import Controller, ControllerOptions
 from farm.farm_file import FarmFile
@@ -32,7 +31,7 @@ class Serving:
             cache_dir=str(cache_dir()),
             idle_exit_s=farm.idle_exit_s or 0.0,
         )
-        self.controller = Controller(options, pool, end_farm=_end_this_farm)
+        self.controller = Controller(options, pool, end_farm=lambda: _end(farm))
         address = urlsplit(farm.api_url)
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -71,7 +70,7 @@ class Serving:
         await self.controller.close()
 
 
-def _end_this_farm() -> None:
+def _end(farm: FarmFile) -> None:
     """Let a process that does not belong to the farm end it."""
-    log.info("idle for long: the farm ends itself")
-    subprocess.Popen([sys.executable, "-m", "farm.local", "down"], start_new_session=True)
+    log.info("idle for %s s: the farm ends itself", farm.idle_exit_s)
+    local.down_from_within(farm.farm)
