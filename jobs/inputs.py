@@ -56,9 +56,13 @@ class Ignored:
 
     count: int = 0
     names: list[str] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set, repr=False)
 
     def add(self, url: str, reason: str) -> None:
-        """Note one file."""
+        """Note one file, once however many inputs and steps come across it."""
+        if url in self._seen:
+            return
+        self._seen.add(url)
         self.count += 1
         if len(self.names) < NAMED_LIMIT:
             self.names.append(f"{url} ({reason})")
