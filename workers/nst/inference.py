@@ -30,6 +30,8 @@ SMALLEST_SIDE_PX = 5
 """Below this the reflection padding of the first convolution has nothing to reflect."""
 
 _BLOCK_PX = 1024
+"""Large enough for torch's fast way, which begins here; small enough for sums in float32."""
+
 _FIXED_BYTES = 64 << 20
 
 

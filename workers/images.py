@@ -1,0 +1,334 @@
+"""Pictures in and out: any file that people have becomes 8-bit RGB, upright, with its alpha beside it.
+
+A file that cannot be rendered raises BadInputError in a person's words, and nothing else: the files are
+other people's, and Pillow raises almost anything for a damaged one.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+
+from jobs.errors import BadInputError, OutputCheckError
+from jobs.paths import FORMAT_OF
+
+Image.MAX_IMAGE_PIXELS = None  # `max_megapixels` is checked instead, for each picture as its job says
+
+Pixels = NDArray[np.uint8]
+
+_READABLE = (
+    "JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "TGA",
+)  # fmt: skip
+"""No format that runs another program (EPS) or fetches anything."""
+
+_ANIMATIONS = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
+
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+}
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
+
+_HOLDS_ALPHA = frozenset({"png", "webp", "tiff"})
+_LARGEST_SIDE_PX = {"jpg": 65_500, "webp": 16_383}
+
+Tile = tuple[bytes | Path | None, str, str | None]
+"""A place on a contact sheet: a picture (content or path, None where it failed), its label, why it failed."""
+
+_MARGIN_PX = 12
+_LABEL_PX = 34
+_FONT_PX = 12
+_PAPER, _INK, _FAILED_TILE, _FAILED_INK = "white", "#222222", "#d0d0d0", "#8a1c1c"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), RGB, upright. Under transparent parts it is what the file has there.
+        alpha: uint8 (H, W), 255 is opaque; None where nothing is transparent.
+        note: What was left out ("first of 12 frames"), or an empty string.
+        source_size_px: (width, height) as it would be shown, before any scaling.
+        format: Pillow's name of the file's format.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None
+    note: str
+    source_size_px: tuple[int, int]
+    format: str
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the arrays hold."""
+        return self.pixels.nbytes + (self.alpha.nbytes if self.alpha is not None else 0)
+
+
+def decode(data: bytes, *, max_megapixels: float, max_size_px: int | None = None) -> Picture:
+    """Decode a picture; its size is checked before memory is taken for its pixels.
+
+    Of an animation the first frame is taken, which `note` says. 16-bit gray is scaled by 1/257. (Of 16-bit
+    color Pillow gives the upper byte.) CMYK is converted without its profile.
+
+    Args:
+        data: The file.
+        max_megapixels: Larger pictures are refused.
+        max_size_px: The longer side is scaled down to this (Lanczos), never up.
+
+    Raises:
+        BadInputError: If it is no picture, is damaged, or has too many pixels.
+    """
+    if not data:
+        raise BadInputError("the file is empty")
+    try:
+        with _open(data) as image:
+            _check_size(image, max_megapixels)
+            image.load()
+            upright = _upright(image)
+            source_size_px = upright.size
+            color, alpha = _split(_scaled(_eight_bit(upright), max_size_px))
+            return Picture(color, alpha, _frames_note(image), source_size_px, image.format or "")
+    except (BadInputError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadInputError(_what_is_wrong(error)) from error
+
+
+def encode(picture: Pixels, alpha: Pixels | None, extension: str, quality: int = 95) -> tuple[bytes, str]:
+    """Encode a picture.
+
+    Args:
+        picture: uint8 (H, W, 3), RGB.
+        alpha: uint8 (H, W), or None.
+        extension: Of the file, with its dot, in any case; it decides the format.
+        quality: Of JPEG (written without chroma subsampling) and WebP, 1 to 100.
+
+    Returns:
+        The file, and a note if its format cannot hold the alpha: then the picture is laid on white.
+
+    Raises:
+        ValueError: If the extension is not one that is written, or the format cannot hold a picture so large.
+    """
+    kind = FORMAT_OF.get(extension.lower())
+    if kind is None:
+        raise ValueError(f"cannot write {extension!r} (there are: {', '.join(sorted(FORMAT_OF))})")
+    longest_px = max(picture.shape[:2])
+    if longest_px > _LARGEST_SIDE_PX.get(kind, longest_px):
+        raise ValueError(f"{kind} cannot hold a side of {longest_px} px; use png or tiff")
+    note = ""
+    if alpha is None:
+        image = Image.fromarray(picture)
+    elif kind in _HOLDS_ALPHA:
+        image = Image.fromarray(np.dstack([picture, alpha]))
+    else:
+        image, note = _on_white(picture, alpha), f"transparent parts became white: {kind} cannot hold them"
+    file = io.BytesIO()
+    if kind == "jpg":
+        image.save(file, "JPEG", quality=quality, subsampling=0)
+    elif kind == "webp":
+        image.save(file, "WEBP", quality=quality, exact=True)
+    elif kind == "tiff":
+        image.save(file, "TIFF", compression="tiff_lzw")
+    else:
+        image.save(file, kind.upper())
+    return file.getvalue(), note
+
+
+def verify(data: bytes, width_px: int, height_px: int) -> None:
+    """Check that an encoded result is a whole picture of this size.
+
+    Raises:
+        OutputCheckError: If it is not.
+    """
+    try:
+        with _open(data) as image:
+            image.load()
+            size = image.size
+    except Exception as error:
+        raise OutputCheckError(f"the result cannot be read back: {error}") from error
+    if size != (width_px, height_px):
+        raise OutputCheckError(f"the result has {size[0]} x {size[1]} px, not {width_px} x {height_px}")
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open what `data` begins with; Pillow reads the header alone."""
+    try:
+        return Image.open(io.BytesIO(data), formats=_READABLE)
+    except UnidentifiedImageError:
+        began_as = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "")
+        if began_as:
+            raise BadInputError(f"the file is cut off or damaged (it begins as {began_as})") from None
+        raise BadInputError("not a picture") from None
+
+
+def _check_size(image: Image.Image, max_megapixels: float) -> None:
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        raise BadInputError(
+            f"{megapixels:.4g} megapixels are more than max_megapixels {max_megapixels:g}",
+            "raise max_megapixels if that is meant",
+        )
+    if megapixels == 0:
+        raise BadInputError("the picture has no pixels")
+
+
+def _what_is_wrong(error: Exception) -> str:
+    text = str(error)
+    if "truncated" in text.lower() or isinstance(error, EOFError):
+        return "the file is cut off"
+    return f"the file is damaged ({text or type(error).__name__})"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the picture as its EXIF orientation says; one that cannot be read says nothing."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises almost anything for damaged EXIF, and the pixels are fine
+        orientation = 1
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Return the picture as RGB, or as RGBA where it can have transparent parts."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 65_535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadInputError("floating-point pictures are not supported", "save it with 8 or 16 bits")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _scaled(image: Image.Image, max_size_px: int | None) -> Image.Image:
+    longest_px = max(image.size)
+    if max_size_px is None or longest_px <= max_size_px:
+        return image
+    width_px, height_px = (max(1, round(side * max_size_px / longest_px)) for side in image.size)
+    return image.resize((width_px, height_px), Image.Resampling.LANCZOS)
+
+
+def _split(image: Image.Image) -> tuple[Pixels, Pixels | None]:
+    """Return RGB, and alpha where it is not all opaque."""
+    values: Pixels = np.array(image)
+    if image.mode == "RGB":
+        return values, None
+    alpha = values[:, :, 3]
+    transparent = bool((alpha < 255).any())
+    return np.ascontiguousarray(values[:, :, :3]), np.ascontiguousarray(alpha) if transparent else None
+
+
+def _frames_note(image: Image.Image) -> str:
+    """Say that there are more frames, and how many; asked last, because counting moves through the file."""
+    unit = _ANIMATIONS.get(image.format or "")
+    if unit is None or not getattr(image, "is_animated", False):
+        return ""
+    try:
+        return f"first of {getattr(image, 'n_frames', 1)} {unit}"
+    except (EOFError, OSError, SyntaxError, ValueError):
+        return f"first of several {unit}"  # a later one is damaged
+
+
+def _on_white(picture: Pixels, alpha: Pixels) -> Image.Image:
+    white = Image.new("RGB", (picture.shape[1], picture.shape[0]), "white")
+    white.paste(Image.fromarray(picture), mask=Image.fromarray(alpha))
+    return white
+
+
+# --- the contact sheet ----------------------------------------------------------------------------
+
+
+def contact_sheet(
+    tiles: Sequence[Tile], columns: int | None = None, *, thumbnail_px: int = 192
+) -> Image.Image:
+    """Return thumbnails in a grid with their labels, RGB, failures as gray tiles with their reasons.
+
+    Args:
+        tiles: At least one. A picture that cannot be read becomes a gray tile that says why.
+        columns: In each row at most; by default 6, or as many as make a large sheet about square.
+        thumbnail_px: Longest side of a thumbnail.
+
+    Raises:
+        ValueError: If there is no tile, or a size is not positive.
+    """
+    if not tiles or (columns is not None and columns < 1) or thumbnail_px < 1:
+        raise ValueError(f"no sheet of {len(tiles)} tiles, {columns} columns, {thumbnail_px} px")
+    columns = min(columns or max(6, math.isqrt(len(tiles))), len(tiles))
+    rows = -(-len(tiles) // columns)
+    step_x, step_y = thumbnail_px + _MARGIN_PX, thumbnail_px + _LABEL_PX + _MARGIN_PX
+    sheet = Image.new("RGB", (columns * step_x + _MARGIN_PX, rows * step_y + _MARGIN_PX), _PAPER)
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        place = (_MARGIN_PX + column * step_x, _MARGIN_PX + row * step_y)
+        _draw_tile(sheet, tile, place, thumbnail_px)
+    return sheet
+
+
+def _draw_tile(sheet: Image.Image, tile: Tile, place: tuple[int, int], side_px: int) -> None:
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_PX)
+    left, top = place
+    picture, name, failed = tile
+    thumbnail, reason = _thumbnail(picture, failed or "no result", side_px)
+    if thumbnail is None:
+        draw.rectangle((left, top, left + side_px - 1, top + side_px - 1), fill=_FAILED_TILE)
+        text = _wrapped(f"failed: {reason}", font, side_px - 16, side_px // (_FONT_PX + 4) - 1)
+        draw.multiline_text((left + 8, top + 8), text, fill=_FAILED_INK, font=font)
+    else:
+        offset = ((side_px - thumbnail.width) // 2, (side_px - thumbnail.height) // 2)
+        sheet.paste(thumbnail, (left + offset[0], top + offset[1]))
+    label = _wrapped(name, font, side_px, 2)
+    draw.multiline_text((left, top + side_px + 3), label, fill=_INK, font=font, spacing=2)
+
+
+def _thumbnail(source: bytes | Path | None, reason: str, side_px: int) -> tuple[Image.Image | None, str]:
+    """Return the thumbnail, or None and why there is none."""
+    if source is None:
+        return None, reason
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        picture = decode(data, max_megapixels=math.inf, max_size_px=side_px)
+    except BadInputError as error:
+        return None, error.message
+    except OSError as error:
+        return None, error.strerror or str(error)
+    if picture.alpha is not None:
+        return _on_white(picture.pixels, picture.alpha), ""
+    return Image.fromarray(picture.pixels), ""
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int, lines: int) -> str:
+    """Return the text in at most so many lines of at most this width, cut where it is longer."""
+    done: list[str] = []
+    rest = " ".join(text.split())
+    while rest and len(done) < lines:
+        fits = next((n for n in range(len(rest), 1, -1) if font.getlength(rest[:n]) <= width_px), 1)
+        space = rest.rfind(" ", 0, fits + 1)
+        cut = space if fits < len(rest) and space > 0 else fits
+        done.append(rest[:cut])
+        rest = rest[cut:].lstrip()
+    if rest and done:
+        done[-1] = done[-1][:-1] + "…"
+    return "\n".join(done)
