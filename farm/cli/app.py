@@ -45,7 +45,7 @@ class FarmCommands(TyperGroup):
                 **extra,
             )
         except FarmError as error:
-            code = self._refuse(error)
+            code = self._refuse(error, sys.argv[1:] if args is None else args)
         except typer.TyperException as error:
             code = _wrong_usage(error)
         except typer.Abort:
@@ -54,10 +54,12 @@ class FarmCommands(TyperGroup):
             code = self._surprise(error)
         sys.exit(code if isinstance(code, int) else 0)
 
-    def _refuse(self, error: FarmError) -> int:
+    def _refuse(self, error: FarmError, args: Sequence[str]) -> int:
         if self.debug:
             traceback.print_exception(error)
-        _complain(error.message, error.hint)
+        words = [word for word in args[:2] if not word.startswith("-")]
+        command = words if words[:1] == ["styles"] else words[:1]
+        _complain(error.message, error.hint or f"see `{' '.join(['farm', *command, '--help'])}`")
         if isinstance(error, NoFarmError):
             return NO_FARM
         return USAGE if isinstance(error, UsageError) else OTHER

@@ -11,6 +11,7 @@ from farm import client, local
 from farm.cli import view
 from farm.cli.status import AsJson
 from jobs import paths
+from jobs.storage import open_store
 
 
 def up(
@@ -71,6 +72,9 @@ def up(
     ] = "",
 ) -> None:
     """Start the farm of this machine; one that runs is left as it is."""
+    if store:
+        # An address that no store has is refused here, not by a worker later.
+        open_store(store)
     options = local.FarmOptions(
         workers=workers,
         threads=threads,

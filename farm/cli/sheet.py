@@ -59,7 +59,7 @@ def _chosen(reader: Reader, job: dict[str, Any]) -> list[dict[str, Any]]:
         raise UsageError(f"job {job['id']} has no results to show", "wait until there are some")
     step = math.ceil(len(items) / _MOST_TILES)
     if step > 1:
-        view.say(f"the sheet shows every {step}th of {len(items)} items")
+        view.say(f"the sheet shows 1 of {step} of the {len(items)} items")
     return items[::step]
 
 

@@ -96,7 +96,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 9.95 and seconds % 1 else f"{whole} s"
     minutes, rest_s = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes} min {rest_s:02d} s"
+        return f"{minutes} min {rest_s:02d} s" if rest_s else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes:02d} min"
@@ -113,10 +113,10 @@ def size(count_bytes: float) -> str:
 
 
 def eta(job: Mapping[str, Any]) -> str:
-    """Return what is left as a range, or an empty string while nothing has been measured."""
-    if not job.get("eta_s"):
+    """Return what is left as a range, or an empty string if nothing was measured or nothing moves."""
+    if job["state"] != JobState.ACTIVE or not job.get("eta_s"):
         return ""
-    low, high = (duration(round(seconds)) for seconds in job["eta_s"])
+    low, high = (duration(max(1, round(seconds))) for seconds in job["eta_s"])
     return f"{low} left" if low == high else f"{low} to {high} left"
 
 
@@ -148,7 +148,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, fixed: in
         made.add_column(header, no_wrap=position < fixed, overflow="fold")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
-    console().print(made)
+    _print(made)
+
+
+def _print(made: Table) -> None:
+    target = console()
+    with target.capture() as captured:
+        target.print(made)
+    # Rich fills the last column with spaces, which only a terminal has a use for.
+    target.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def _cell(value: object) -> Text:
@@ -192,16 +200,14 @@ def facts(named: Iterable[tuple[str, object]]) -> None:
     for name, value in named:
         if value is not None and value != "":
             made.add_row(Text(name), _cell(value))
-    console().print(made)
+    _print(made)
 
 
 def job_facts(job: Mapping[str, Any]) -> None:
     """Write all that is to be said of one job, but for its failures."""
     ignored, plan, items = job["ignored"], job.get("plan"), job["items"]
     named = ", ".join(ignored["names"]) + (", ..." if ignored["count"] > len(ignored["names"]) else "")
-    ended = ", ".join(
-        f"{items[name]} {name}" for name in ("done", "skipped", "failed", "canceled", "pending")
-    )
+    kinds = [kind for kind in ("done", "skipped", "failed", "canceled", "pending") if items[kind]]
     facts(
         [
             ("job", job["id"]),
@@ -211,7 +217,10 @@ def job_facts(job: Mapping[str, Any]) -> None:
             ("user", f"{job['user']}, tier {job['tier']}, priority {job['priority']}"),
             ("submitted", _ago(job["created_at"])),
             ("seconds", job["seconds"] or ""),
-            ("items", f"{items['total']}: {ended}"),
+            (
+                "items",
+                f"{items['total']}: {', '.join(f'{items[kind]} {kind}' for kind in kinds)}".rstrip(": "),
+            ),
             ("speed", rate(job)),
             ("left", eta(job)),
             ("plan", plan_line(plan) if plan else ""),

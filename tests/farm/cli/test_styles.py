@@ -1,0 +1,108 @@
+"""`farm styles`: without a farm that runs, on a library that is real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.farm.cli.conftest import Cli
+from workers.nst.transformer import TransformerNet
+
+
+@pytest.fixture
+def weights(machine: Path) -> Path:
+    """Return a weights file of a very small network."""
+    torch.manual_seed(7)
+    path = machine / "tiny [v1].pth"
+    torch.save(TransformerNet(width=2).state_dict(), path)
+    return path
+
+
+def add(cli: Cli, weights: Path, name: str = "tiny", *more: str) -> str:
+    result = cli("styles", "add", str(weights), "--name", name, "--format", "pytorch-examples", *more)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_a_style_is_added_listed_shown_and_removed(cli: Cli, weights: Path) -> None:
+    assert json.loads(cli("styles", "list", "--json").stdout) == {"styles": []}
+    added = json.loads(add(cli, weights, "tiny", "--license", "MIT", "--source", "https://x.org", "--json"))
+    assert added.pop("added") is True
+    assert added["license"] == "MIT"
+    assert json.loads(cli("styles", "list", "--json").stdout) == {"styles": [added]}
+    assert json.loads(cli("styles", "show", "tiny", "--json").stdout) == added
+    assert {"name", "sha256", "format", "bundled"} <= set(added)
+    assert cli("styles", "remove", "tiny").exit_code == 0
+    assert json.loads(cli("styles", "list", "--json").stdout) == {"styles": []}
+
+
+def test_adding_the_same_again_succeeds_and_says_so(cli: Cli, weights: Path) -> None:
+    assert "was there already" not in add(cli, weights)
+    assert "was there already" in add(cli, weights)
+    assert json.loads(add(cli, weights, "tiny", "--json"))["added"] is False
+
+
+def test_people_see_where_a_style_came_from(cli: Cli, weights: Path) -> None:
+    add(cli, weights)
+    assert "tiny [v1].pth" in cli("styles", "list").stdout
+    assert "tiny [v1].pth" in cli("styles", "show", "tiny").stdout
+    assert "no styles yet" not in cli("styles", "list").stdout
+
+
+def test_a_taken_name_is_refused(cli: Cli, weights: Path, machine: Path) -> None:
+    add(cli, weights)
+    other = machine / "other.pth"
+    torch.save(TransformerNet(width=3).state_dict(), other)
+    result = cli("styles", "add", str(other), "--name", "tiny", "--format", "pytorch-examples")
+    assert result.exit_code == 2
+    assert "another style" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "format_"),
+    [
+        ("missing.pth", "x", "pytorch-examples"),
+        (".", "x", "pytorch-examples"),
+        ("text.pth", "x", "pytorch-examples"),
+        ("text.pth", "x", "stylefarm"),
+        ("tiny [v1].pth", "x", "onnx"),
+        ("tiny [v1].pth", "no/name", "pytorch-examples"),
+        ("tiny [v1].pth", "", "pytorch-examples"),
+    ],
+)
+def test_what_cannot_be_a_style_is_one_line_with_a_hint(
+    cli: Cli, weights: Path, file: str, name: str, format_: str
+) -> None:
+    weights.with_name("text.pth").write_text("hello")
+    result = cli("styles", "add", file, "--name", name, "--format", format_)
+    assert result.exit_code == 2
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    assert cli("styles", "list", "--json").stdout.split() == ["{", '"styles":', "[]", "}"]
+
+
+@pytest.mark.parametrize("command", ["show", "remove"])
+def test_a_style_that_is_not_there_is_a_usage_error(cli: Cli, command: str) -> None:
+    result = cli("styles", command, "[nothing]")
+    assert result.exit_code == 2
+    assert "[nothing]" in result.stderr
+
+
+def test_styles_of_a_farm_elsewhere_are_not_mistaken_for_those_here(farm_cli: Cli) -> None:
+    result = farm_cli("styles", "list")
+    assert result.exit_code == 2
+    assert "FARM_ADDRESS" in result.stderr
+
+
+def test_render_with_a_wrong_style_names_those_there_are(cli: Cli, weights: Path) -> None:
+    add(cli, weights)
+    (weights.parent / "photos").mkdir()
+    (weights.parent / "photos" / "a.jpg").write_bytes(b"x")
+    result = cli("render", "photos", "--style", "tyni")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0].startswith("error: --style: ")
+    assert "tiny" in result.stderr
