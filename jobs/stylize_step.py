@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,9 @@ from jobs.steps import (
     register_step,
 )
 from jobs.storage.rules import NAME_LIMIT_BYTES, result_key
-from jobs.stylize import StylizePayload
+from jobs.stylize import StyleRef, StylizePayload
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 CHECK_LIMIT = 200
 """How many entries of `inputs` are looked at while the user waits; planning looks at all of them."""
@@ -203,9 +206,10 @@ def _resolve(style: str | Late, planning: Planning) -> Style:
     if isinstance(style, str):
         return planning.styles[style]
     made = planning.results.get(style.step, {})
-    if not made.get("sha256"):
+    sha256 = made.get("sha256")
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise FarmError(f"the step {style.step} made no style", "look at what it reports")
-    return Style(made.get("name", style.step), made["sha256"])
+    return Style(str(made.get("name", style.step)), sha256)
 
 
 @dataclass(slots=True)
@@ -226,13 +230,14 @@ def _plan_style(
     step: StylizeStep, style: Style, pattern: str, pictures: Sequence[Picture], planning: Planning
 ) -> Iterator[PlannedTask]:
     payload = StylizePayload(
-        style={"name": style.name, "sha256": style.sha256},
+        style=StyleRef(name=style.name, sha256=style.sha256),
         precision=step.precision,
         max_size_px=step.max_size_px,
         max_megapixels=step.max_megapixels,
         quality=step.quality,
         format=step.format,
         device=step.device,
+        threads=step.threads,
     ).model_dump(mode="json")
 
     def task(chunk: _OpenChunk) -> PlannedTask:
