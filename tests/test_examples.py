@@ -1,0 +1,117 @@
+"""Every manifest in examples/ is valid and plans what its comments say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from jobs.documents import read_document
+from jobs.manifest import Manifest, load_manifest
+from jobs.paths import is_s3, split_glob
+from jobs.plan import begin_planning, plan_step, validate_plan
+from jobs.steps import Style
+from jobs.storage.base import Store
+from jobs.storage.local import LocalStore
+from jobs.stylize_step import StylizeStep
+from jobs.tasks import StoreOptions
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+
+
+class AnyStyle:
+    """A library that has every style."""
+
+    def style(self, name: str) -> Style:
+        """Return it."""
+        return Style(name, "0" * 64)
+
+
+class Disk:
+    """Opens a folder for each bucket, so that manifests for S3 are planned without a server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, url: str) -> Path:
+        """Return where the content of a URL lies."""
+        return self.folder / url.removeprefix("s3://") if is_s3(url) else Path(url)
+
+    def open(self, url: str, _: StoreOptions | None) -> Store:
+        """Open a store as `jobs.storage.open_store` does."""
+        store = LocalStore(str(self.path(url)))
+        store.url = url
+        return store
+
+    def fill(self, place: str, tag: str) -> None:
+        """Put two pictures whose names begin with `tag` where an entry of `inputs` finds them."""
+        if "*" in place:
+            root, pattern = split_glob(place)
+            names = [pattern.replace("**", "deep/er").replace("*", f"{tag}{number}") for number in (2, 10)]
+        else:
+            root, names = place, [f"{tag}2.jpg", f"below/{tag}10.JPG"]
+        for name in names:
+            path = self.path(root) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+
+
+def planned(example: Path, folder: Path) -> dict[str, list[str]]:
+    """Return the output names of an example by step, planned in a folder with pictures for all its inputs."""
+    manifest = load_manifest(example).anchored(folder)
+    disk = Disk(folder)
+    for step in manifest.steps:
+        assert isinstance(step, StylizeStep)
+        for number, place in enumerate(step.inputs):
+            disk.fill(place, "ab"[number])
+    planning = begin_planning(
+        manifest, validate_plan(manifest, AnyStyle(), opener=disk.open), opener=disk.open
+    )
+    return {
+        step.name: [item.output_key for task in plan_step(step, planning) for item in task.items]
+        for step in manifest.steps
+    }
+
+
+def test_there_are_examples():
+    assert {path.name for path in EXAMPLES} >= {"folder.yaml", "many-styles.yaml", "s3.yaml", "frames.yaml"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_valid_by_the_schema_too(example):
+    jsonschema.validate(read_document(example), Manifest.model_json_schema())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_can_be_planned(example, tmp_path):
+    """Every input of every step finds its pictures, in every style, under names of their own."""
+    keys = planned(example, tmp_path)
+    manifest = load_manifest(example)
+    for step in manifest.steps:
+        assert isinstance(step, StylizeStep)
+        assert len(keys[step.name]) == 2 * len(step.inputs) * len(step.styles)
+    together = [key for each in keys.values() for key in each]
+    assert len(set(together)) == len(together)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_explains_itself(example):
+    """It begins with a comment, and the commands in it name the file itself."""
+    text = example.read_text()
+    assert text.startswith("# ")
+    assert set(re.findall(r"examples/\S+\.yaml", text)) <= {f"examples/{example.name}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "expected"),
+    [
+        ("folder.yaml", "render", ["a2.jpg", "below/a10.JPG"]),
+        ("frames.yaml", "render", ["frame_00001.png", "frame_00002.png"]),
+        ("s3.yaml", "render", ["a2.webp", "below/a10.webp", "b2.webp", "b10.webp"]),
+    ],
+)
+def test_the_names_are_those_that_the_comments_promise(name, step, expected, tmp_path):
+    (example,) = [path for path in EXAMPLES if path.name == name]
+    assert planned(example, tmp_path)[step] == expected
