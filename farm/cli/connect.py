@@ -54,10 +54,12 @@ def running() -> Farm:
 
 
 def started() -> Farm:
-    """Return the farm that runs, after starting one on this machine if there is none, and saying so."""
-    farm = client.find()
-    if farm is not None:
-        return farm
+    """Return the farm that runs, after starting one on this machine if there is none."""
+    return client.find() or start()
+
+
+def start() -> Farm:
+    """Start the farm of this machine, and say so."""
     view.say("no farm is running: starting one on this machine ...")
     found = local.up()
     idle = (

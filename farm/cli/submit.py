@@ -13,7 +13,7 @@ from farm.cli.manifests import in_words_of_options, manifest_file, read_options
 from farm.cli.options import JobOptions, takes_job_options
 from farm.cli.status import AsJson
 from farm.client import Farm
-from jobs.errors import FarmError, ManifestError
+from jobs.errors import FarmError, ManifestError, NoFarmError
 from jobs.states import JobState
 
 _PLAN_SHOWN_S = 2.0
@@ -81,10 +81,22 @@ def _hand_in(options: JobOptions) -> tuple[Farm, dict[str, Any]]:
     try:
         if client.find() is None:
             validate_plan(manifest, styles.library())
-        farm = connect.started()
-        return farm, farm.submit(manifest.document(), client_token=uuid.uuid4().hex)
+        return _post(manifest.document())
     except ManifestError as error:
         raise (in_words_of_options(error) if manifest_file(options.inputs) is None else error) from error
+
+
+def _post(manifest: dict[str, Any]) -> tuple[Farm, dict[str, Any]]:
+    """Post a manifest; to a new farm, if the one of this machine ended itself just before."""
+    token = uuid.uuid4().hex
+    farm = connect.started()
+    try:
+        return farm, farm.submit(manifest, token)
+    except NoFarmError:
+        if not farm.here or client.find() is not None:
+            raise
+    farm = connect.started()
+    return farm, farm.submit(manifest, token)
 
 
 def _planned(farm: Farm, job: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,15 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def photos(machine: Path) -> Path:
+    """Return a folder with a picture in it, in the home of the user."""
+    folder = machine / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"only listed, never opened here")
+    return folder
+
+
+@pytest.fixture
 def cli(machine: Path) -> Cli:  # noqa: ARG001 - it runs there
     """Return a function that runs a command line on a machine without a farm."""
 

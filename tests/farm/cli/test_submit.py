@@ -1,28 +1,17 @@
-"""From options and manifest files to jobs, their progress, summaries and exit codes."""
+"""From options and manifest files to the jobs that are handed in."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from farm import client
+from farm.cli import connect
 from tests.farm.cli.conftest import Cli
 from tests.farm.cli.played import TOKEN, PlayedFarm, ended_job, make_job
-
-
-@pytest.fixture
-def photos(machine: Path) -> Path:
-    folder = machine / "photos"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(b"only listed, never opened here")
-    return folder
 
 
 def submitted(played: PlayedFarm) -> dict[str, Any]:
@@ -185,11 +174,10 @@ WRONG: list[list[str]] = [
 
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize("options", WRONG, ids=" ".join)
-@pytest.mark.parametrize("command", ["render", "submit"])
 def test_a_wrong_value_is_one_line_about_its_option_with_a_hint(
-    farm_cli: Cli, played: PlayedFarm, command: str, options: list[str]
+    farm_cli: Cli, played: PlayedFarm, options: list[str]
 ) -> None:
-    result = farm_cli(command, "photos", "-s", "candy", *options)
+    result = farm_cli("render", "photos", "-s", "candy", *options)
     assert result.exit_code == 2
     assert not played.requests, "nothing wrong is handed in"
     error, hint = result.stderr.splitlines()
@@ -292,44 +280,6 @@ def test_a_manifest_that_is_not_there_is_a_usage_error(farm_cli: Cli) -> None:
     assert "missing.yaml" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("state", "failed", "code"),
-    [("completed", 0, 0), ("completed with errors", 2, 3), ("failed", 2, 4), ("canceled", 0, 5)],
-)
-def test_render_waits_and_sums_up(
-    farm_cli: Cli, played: PlayedFarm, photos: Path, state: str, failed: int, code: int
-) -> None:
-    played.on("POST", "/v1/jobs", make_job(state="planning"), status=201)
-    played.has_job(make_job(), ended_job(state, failed))
-    result = farm_cli("render", str(photos), "-s", "candy")
-    assert result.exit_code == code
-    for part in (state, "/renders/july", "/renders/july/.farm/jobs/j7/report.json", "1.6 images/s"):
-        assert part in result.stdout
-    assert result.stdout.count("the file is cut off") == failed
-
-
-def test_render_json_is_the_ended_job_alone(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
-    played.on("POST", "/v1/jobs", make_job(), status=201)
-    played.has_job(ended_job())
-    assert json.loads(farm_cli("render", str(photos), "-s", "candy", "--json").stdout) == ended_job()
-
-
-def test_render_goes_on_waiting_while_the_controller_restarts(
-    farm_cli: Cli, played: PlayedFarm, photos: Path
-) -> None:
-    played.on("POST", "/v1/jobs", make_job(), status=201)
-    played.has_job(make_job(), ended_job())
-
-    def lose_connections(request: object) -> Any:
-        played.hang_ups = 2
-        played.answer = answer  # type: ignore[method-assign]
-        return answer(request)  # type: ignore[arg-type]
-
-    answer = played.answer
-    played.answer = lose_connections  # type: ignore[method-assign]
-    assert farm_cli("render", str(photos), "-s", "candy").exit_code == 0
-
-
 def test_wrong_things_are_said_before_a_farm_is_started(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("farm.local.up", lambda: pytest.fail("a farm was started"))
     result = cli("render", "missing-folder", "-s", "missing-style")
@@ -338,31 +288,12 @@ def test_wrong_things_are_said_before_a_farm_is_started(cli: Cli, monkeypatch: p
     assert "--style: " in result.stderr
 
 
-def test_ctrl_c_leaves_the_job_alone_and_says_how_to_end_it(played: PlayedFarm, photos: Path) -> None:
-    """In a process of its own: it is interrupted while it waits, as a terminal would."""
-    looked = threading.Event()
+def test_a_farm_that_ends_itself_at_that_moment_is_started_again(
+    cli: Cli, played: PlayedFarm, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FIRST_PATIENCE_S", 0.0)
     played.on("POST", "/v1/jobs", make_job(), status=201)
-    played.has_job(make_job())
-    answer = played.answer
-
-    def note(request: Any) -> Any:
-        if request.path == "/v1/jobs/j7":
-            looked.set()
-        return answer(request)
-
-    played.answer = note  # type: ignore[method-assign]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "farm", "render", str(photos), "-s", "candy"],
-        env=os.environ
-        | {"FARM_ADDRESS": played.url, "FARM_TOKEN": TOKEN, "PYTHONPATH": os.fspath(Path.cwd())},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert looked.wait(30)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "farm cancel j7" in said
-    assert "Traceback" not in said
-    assert not played.asked("POST", "/v1/jobs/j7:cancel")
+    farms = [client.Farm("http://127.0.0.1:1", TOKEN, here=True)] * 2
+    monkeypatch.setattr(client, "find", lambda: farms.pop() if farms else None)
+    monkeypatch.setattr(connect, "start", lambda: client.Farm(played.url, TOKEN, here=True))
+    assert cli("submit", str(photos), "-s", "candy").stdout == "j7\n"
