@@ -189,7 +189,13 @@ class Commands:
         for task in tasks:
             if task["state"] != TaskState.QUEUED:
                 state = move(TaskState(task["state"]), TaskState.QUEUED)
-                cleared = {"state": state, "failure": None, "reason": "", "failures": {}, "deaths": 0}
+                cleared: dict[str, Any] = {
+                    "state": state,
+                    "failure": None,
+                    "reason": "",
+                    "failures": {},
+                    "deaths": 0,
+                }
                 self._ledger.update("tasks", cleared, id=task["id"])
             self._ledger.update(
                 "steps", {"state": StepState.READY, "reason": ""}, job=job_id, name=task["step"]

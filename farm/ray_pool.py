@@ -123,9 +123,8 @@ class RayPool:
         self, listener: Listener, request: dict[str, float], threads: int, *, on_gpu: bool
     ) -> None:
         """Keep one place filled: start a worker, wait for its end, start the next."""
-        actors = ray.remote(
-            max_restarts=0, max_task_retries=0, concurrency_groups={"render": 1, "control": 2, "look": 1}
-        )(WorkerActor)
+        groups = {"render": 1, "control": 2, "look": 1}
+        actors = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups=groups)(WorkerActor)  # type: ignore[call-overload]
         deaths_in_a_row = 0
         while True:
             self._number += 1

@@ -125,7 +125,7 @@ class View:
             "FROM items WHERE job=? AND state='done'",
             job,
         )[0]
-        return round(row["px"] / 1e6, 3)
+        return round(float(row["px"]) / 1e6, 3)
 
     def device_seconds(self, job: str) -> dict[str, float]:
         """Return for how long a job's attempts held devices, and how much of that these waited."""

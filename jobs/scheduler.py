@@ -228,7 +228,7 @@ def retry_delay_s(failure: Failure, times: int, jitter: float) -> float | None:
     """
     if times > BUDGETS[failure]:
         return None
-    backoff = min(_BACKOFF_MOST_S, _BACKOFF_S.get(failure, 0.0) * 2 ** (times - 1))
+    backoff = min(_BACKOFF_MOST_S, _BACKOFF_S.get(failure, 0.0) * 2.0 ** (times - 1))
     return backoff * (0.5 + 0.5 * jitter)
 
 

@@ -16,7 +16,7 @@ from jobs.states import ItemState
 class StoreOptions:
     """How to reach an S3-compatible store; every value may be left to boto3's own configuration.
 
-    Secrets are not in here: they come from the environment or the profile of the process that opens the store.
+    Secrets are not in here: they come from the environment or the profile of whoever opens the store.
     """
 
     endpoint_url: str | None = None

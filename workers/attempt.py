@@ -22,7 +22,7 @@ from jobs.storage.base import split_url
 from jobs.tasks import Emitted, Event, Item, ItemFinished, ItemStarted, Progress, StoreOptions, TaskMessage
 from workers.kinds import Kind, Produced, load_kind
 from workers.models import ModelCache
-from workers.nst.group import Alone
+from workers.nst.group import Alone, Group
 from workers.reading import Readers, Slot
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Attempt:
         self.device = services.device
         self.threads = services.threads
         self.models = services.models
-        self.group = Alone()
+        self.group: Group = Alone()
         self.waited_s = 0.0
         self.stop_reason = ""
         self._services = services

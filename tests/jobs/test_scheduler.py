@@ -168,7 +168,7 @@ def test_each_class_of_failure_is_tried_again_as_often_as_its_budget_says(failur
 
 
 def test_a_store_that_fails_is_asked_again_later_and_later_with_jitter():
-    delays = [retry_delay_s(Failure.STORAGE, n, 1.0) for n in (1, 2, 3)]
+    delays = [retry_delay_s(Failure.STORAGE, n, 1.0) or 0.0 for n in (1, 2, 3)]
     assert delays == sorted(delays)
     assert delays[2] > 2 * delays[0]
     assert retry_delay_s(Failure.STORAGE, 2, 0.0) == delays[1] / 2
