@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,7 @@ Image.MAX_IMAGE_PIXELS = None  # `max_megapixels` is checked instead, for each p
 
 Pixels = NDArray[np.uint8]
 
-_READABLE = (
-    "JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "TGA",
-)  # fmt: skip
+_READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "TGA")
 """No format that runs another program (EPS) or fetches anything."""
 
 _ANIMATIONS = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
@@ -171,7 +170,7 @@ def verify(data: bytes, width_px: int, height_px: int) -> None:
     except Exception as error:
         raise OutputCheckError(f"the result cannot be read back: {error}") from error
     if size != (width_px, height_px):
-        raise OutputCheckError(f"the result has {size[0]} x {size[1]} px, not {width_px} x {height_px}")
+        raise OutputCheckError(f"the result has {size[0]} x {size[1]} px, not {width_px} x {height_px} px")
 
 
 def _open(data: bytes) -> Image.Image:
@@ -322,9 +321,10 @@ def _thumbnail(source: bytes | Path | None, reason: str, side_px: int) -> tuple[
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int, lines: int) -> str:
     """Return the text in at most so many lines of at most this width, cut where it is longer."""
     done: list[str] = []
-    rest = " ".join(text.split())
+    rest = " ".join(text.encode(errors="replace").decode().split())  # names of files may be any bytes
     while rest and len(done) < lines:
-        fits = next((n for n in range(len(rest), 1, -1) if font.getlength(rest[:n]) <= width_px), 1)
+        lengths_px = [math.ceil(font.getlength(rest[: n + 1])) for n in range(min(len(rest), width_px))]
+        fits = max(1, bisect_right(lengths_px, width_px))
         space = rest.rfind(" ", 0, fits + 1)
         cut = space if fits < len(rest) and space > 0 else fits
         done.append(rest[:cut])

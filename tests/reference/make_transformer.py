@@ -20,6 +20,4 @@ if __name__ == "__main__":
         x = seeded_picture(height, width).permute(2, 0, 1)[None].double()
         y = plain_transformer(seeded_state(2), x)[0, :, :height, :width]
         pictures[f"{height}x{width}"] = y.permute(1, 2, 0).float().numpy()
-        print(f"{height}x{width}: {y.min():.1f} to {y.max():.1f}, standard deviation {y.std():.1f}")
     np.savez_compressed(TARGET, **pictures)
-    print(TARGET, TARGET.stat().st_size, "bytes")
