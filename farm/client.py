@@ -5,7 +5,6 @@ The command line must answer in a fraction of a second, so nothing heavier than 
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Iterator
@@ -188,7 +187,7 @@ class Farm:
         while True:
             try:
                 status, data = self._once(method, path, body)
-            except (OSError, http.client.HTTPException) as error:
+            except OSError as error:
                 reason = str(error) or type(error).__name__
             else:
                 if status not in _BUSY:
@@ -205,6 +204,8 @@ class Farm:
             pause_s = min(2 * pause_s, 1.0)
 
     def _once(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        import http.client  # a tenth of the start-up time, and not every command asks a farm
+
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=_CONNECT_S)
         headers = {"Accept": "application/json"}
@@ -220,6 +221,8 @@ class Farm:
             connection.request(method, self._path + path, body=data, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"the answer was cut off: {error}") from error
         finally:
             connection.close()
 

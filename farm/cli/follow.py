@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from farm.cli import view
 from farm.client import Reader, every_item
 from jobs.states import JobState
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 DETACHED = 130
 """Exit code of a command that was left with ctrl-C: 128 + SIGINT, as shells have it."""
@@ -72,6 +74,8 @@ def follow(reader: Reader, job: Job) -> Job:
 
 
 def _show_bar(console: Console, reader: Reader, job: Job) -> Job:
+    from rich.progress import BarColumn, Progress, TextColumn
+
     text = TextColumn("{task.description}", markup=False)
     columns = (BarColumn(), text) if console.width >= _BAR_COLUMNS else (text,)
     with Progress(*columns, console=console, transient=True) as progress:

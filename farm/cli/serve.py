@@ -11,7 +11,6 @@ from farm import client, local
 from farm.cli import view
 from farm.cli.status import AsJson
 from jobs import paths
-from jobs.storage import open_store
 
 
 def up(
@@ -73,6 +72,8 @@ def up(
 ) -> None:
     """Start the farm of this machine; one that runs is left as it is."""
     if store:
+        from jobs.storage import open_store
+
         # An address that no store has is refused here, not by a worker later.
         open_store(store)
     options = local.FarmOptions(

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.states import ENDED_JOBS, JobState
-from jobs.storage.base import FARM_PREFIX
 
 _PIPE_WIDTH = 4096
 """Columns of what is not a terminal: nothing is wrapped or cut for a program that reads it."""
@@ -245,6 +244,8 @@ def report_path(job: Mapping[str, Any]) -> str:
 
 def beside_report(job: Mapping[str, Any], name: str) -> str:
     """Return the place of a file of the job itself, among what is no result: a path or an `s3://` URL."""
+    from jobs.storage.base import FARM_PREFIX
+
     return f"{job['output'].rstrip('/')}/{FARM_PREFIX}/jobs/{job['id']}/{name}"
 
 
