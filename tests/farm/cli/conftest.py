@@ -45,7 +45,7 @@ def photos(machine: Path) -> Path:
 
 
 @pytest.fixture
-def cli(machine: Path) -> Cli:  # noqa: ARG001 - it runs there
+def cli(machine: Path) -> Cli:
     """Return a function that runs a command line on a machine without a farm."""
 
     def run(*args: str, **env: str) -> Result:

@@ -158,7 +158,7 @@ def test_a_surprise_is_one_line_and_its_traceback_is_in_a_log(
     assert "in break_down" in log.read_text()
 
 
-def test_debug_shows_the_traceback(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_debug_shows_the_traceback(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def break_down() -> None:
         raise ZeroDivisionError
 

@@ -17,7 +17,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 @pytest.fixture
-def job(farm_cli: Cli, played: PlayedFarm, tmp_path: Path) -> dict[str, Any]:  # noqa: ARG001 - it is played there
+def job(farm_cli: Cli, played: PlayedFarm, tmp_path: Path) -> dict[str, Any]:
     """Return a job with a red and a blue result, and one each that failed, is gone, and is to come."""
     output = tmp_path / "renders"
     output.mkdir()

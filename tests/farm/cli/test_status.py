@@ -15,7 +15,7 @@ from tests.farm.cli.played import PlayedFarm, ended_job, make_job
 
 
 @pytest.fixture
-def history(machine: Path) -> str:  # noqa: ARG001 - it lies there
+def history(machine: Path) -> str:
     """Return the id of a finished job in the ledger of a farm that runs no more."""
     ledger = Ledger(folders.data_dir() / "ledger.sqlite")
     job = {
