@@ -180,13 +180,15 @@ def test_an_input_that_cannot_be_is_refused_by_name(tmp_path, spec, says):
 
 
 def test_the_check_at_submit_does_not_list_everything(tmp_path, monkeypatch):
-    """It ends at the first picture, and believes a folder that shows none for long."""
-    fill(tmp_path, "a.jpg", *(f"{number}.txt" for number in range(50)))
+    """It believes a folder that shows no picture for long; the plan finds out."""
+    fill(tmp_path, *(f"{number}.txt" for number in range(50)))
     inputs = Inputs()
     source = inputs.locate(str(tmp_path))
+    with pytest.raises(UsageError, match="there is no picture"):
+        inputs.check(source)
     monkeypatch.setattr("jobs.inputs.LOOK_LIMIT", 10)
     inputs.check(source)
-    assert len(list(source.store.list())) == 51
+    assert inputs.pictures(source, Ignored()) == []
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ BAD = [
     ),
     ("steps.0.styles", [{"from": 1}], "steps[0].styles[0].from: 1 is not text"),
     ("steps.0.styles", [{"from": "x"}], "steps[0].needs[0]: there is no step 'x'"),
-    ("steps.0.pattern", "{nam}.{ext}", "steps[0].pattern: there is no {nam}, did you mean name?"),
+    ("steps.0.pattern", "{names}.{ext}", "steps[0].pattern: there is no {names}, did you mean name?"),
     ("steps.0.pattern", 3, "steps[0].pattern: 3 is not text"),
     ("steps.0.format", "jpeg", "steps[0].format: 'jpeg' is not one of keep, jpg, png, webp, tiff, bmp"),
     ("steps.0.quality", 0, "steps[0].quality: 0 is not a whole number from 1 to 100"),
@@ -233,7 +233,10 @@ def test_every_key_has_a_bad_value_above():
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("priorty", "priorty: there is no such key, did you mean priority? (keys: version, name, user, "),
+        (
+            "priorities",
+            "priorities: there is no such key, did you mean priority? (keys: version, name, user, ",
+        ),
         ("colour", "colour: there is no such key (keys: version, "),
         ("s3.secret_access_key", "s3.secret_access_key: there is no such key"),
         ("steps.0.style", "steps[0].style: there is no such key, did you mean styles? (keys: name, kind, "),

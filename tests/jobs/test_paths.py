@@ -117,7 +117,7 @@ def test_patterns_name_results(pattern, key, expected):
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [
-        ("{nam}.{ext}", "did you mean name?"),
+        ("{names}.{ext}", "did you mean name?"),
         ("{name.upper}.{ext}", "there are {folder} {name} {ext} {style} {index}"),
         ("{}.{ext}", "there is no {}"),
         ("{name!r}.{ext}", "takes no such format"),
@@ -239,6 +239,7 @@ def test_a_glob_splits_above_its_first_wildcard(url, expected):
         ("**/*.jpg", ["a.jpg", "b/a.jpg", "c/b/a.jpg"], ["a.png", "c/b/a.png"]),
         ("x/**/y/*.png", ["x/y/a.png", "x/1/y/a.png", "x/1/2/y/a.png"], ["x/a.png", "y/a.png"]),
         ("**", ["a", "b/a"], []),
+        ("**/**/a.jpg", ["a.jpg", "b/a.jpg", "c/b/a.jpg"], ["a.png"]),
         ("x/**", ["x/a", "x/b/a"], ["y/a"]),
         ("img?[0-9].png", ["img_1.png"], ["img1.png", "img_a.png"]),
         ("[!a].png", ["b.png"], ["a.png"]),

@@ -218,12 +218,25 @@ def test_names_given_away_earlier_stay_taken(photos, tmp_path, library):
 
 
 def test_a_file_that_is_listed_twice_is_taken_once(photos, tmp_path, library):
-    """Through a folder, a glob, its own name, a folder below, or a link."""
-    (tmp_path / "link").symlink_to(photos)
-    inputs = [f"{photos}/img2.jpg", str(photos), f"{photos}/**/*.gif", f"{photos}/sub", f"{tmp_path}/link"]
+    """Through a folder, a glob, its own name, or a folder below: the first decides its name."""
+    inputs = [f"{photos}/img2.jpg", str(photos), f"{photos}/**/*.gif", f"{photos}/sub"]
     tasks, _ = tasks_of(manifest_of({"inputs": inputs}, output=tmp_path / "out"), library)
     assert sorted(keys_of(tasks)) == sorted([*(f"img{n}.jpg" for n in range(1, 11)), "sub/pic.png"])
     assert keys_of(tasks)[0] == "img2.jpg", "the order of the inputs is kept"
+
+
+def test_a_link_to_a_file_that_is_taken_adds_nothing(photos, tmp_path, library):
+    """Whether the folder or the file is a link."""
+    (tmp_path / "link").symlink_to(photos)
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some/img1.jpg").symlink_to(photos / "img1.jpg")
+    inputs = [str(photos), f"{tmp_path}/link", f"{tmp_path}/some"]
+    tasks, _ = tasks_of(manifest_of({"inputs": inputs}, output=tmp_path / "out"), library)
+    assert len(keys_of(tasks)) == 11
+    assert {str(Path(item.input).resolve()) for item in tasks[0].items} == {
+        *(f"{photos}/img{number}.jpg" for number in range(1, 11)),
+        f"{photos}/sub/pic.gif",
+    }
 
 
 def test_no_input_is_written_over(photos, library):
@@ -308,5 +321,11 @@ def test_estimates_are_near_real_photographs(test_data):
             with Image.open(file) as image:
                 real += image.width * image.height / 1e6
         assert real / 2 < guessed < real * 2, folder
-    assert listed_megapixels("a.png", 50_000_000, max_size_px=1000) == 1.0
+
+
+def test_estimates_know_the_size_that_is_rendered():
+    """A file of unknown size is taken for small, and a limit on the size bounds the work."""
     assert listed_megapixels("a.png", -1) == 0
+    assert listed_megapixels("a.png", 50_000_000) > 10
+    assert listed_megapixels("a.png", 50_000_000, max_size_px=1000) == 1.0
+    assert listed_megapixels("a.jpg", 1000) > listed_megapixels("a.bmp", 1000)
