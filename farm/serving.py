@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -11,12 +12,16 @@ import uvicorn
 from farm import local
 from farm.api import create_app
 from farm.controller import Controller, ControllerOptions
+from farm.dispatch import Limits
 from farm.farm_file import FarmFile
 from farm.folders import cache_dir
 from farm.pool import Pool
-from jobs.errors import FarmError
+from jobs.errors import FarmError, UsageError
 
 log = logging.getLogger(__name__)
+
+LEASE_VARIABLE = "FARM_LEASE_S"
+_LEAST_LEASE_S = 0.5
 
 
 class Serving:
@@ -29,6 +34,7 @@ class Serving:
             ledger=farm.ledger,
             store=farm.store,
             cache_dir=str(cache_dir()),
+            limits=_limits(),
             idle_exit_s=farm.idle_exit_s or 0.0,
         )
         self.controller = Controller(options, pool, end_farm=lambda: _end(farm))
@@ -68,6 +74,24 @@ class Serving:
         """End the workers, the controller and the api."""
         self._server.should_exit = True
         await self.controller.close()
+
+
+def _limits() -> Limits:
+    """Return how long workers and tasks may be silent, as the environment of the farm says.
+
+    Raises:
+        UsageError: If it says no number of seconds, or too few: a lease is renewed four times before it ends.
+    """
+    given = os.environ.get(LEASE_VARIABLE, "")
+    if not given:
+        return Limits()
+    try:
+        lease_s = float(given)
+    except ValueError:
+        lease_s = 0.0
+    if not _LEAST_LEASE_S <= lease_s < float("inf"):
+        raise UsageError(f"{LEASE_VARIABLE} is {given!r}", f"give seconds, {_LEAST_LEASE_S} or more")
+    return Limits(lease_s=lease_s)
 
 
 def _end(farm: FarmFile) -> None:

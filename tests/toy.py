@@ -18,7 +18,11 @@ from workers.kinds import Context, Kind, Produced, register
 
 
 class ToyStep(Step):
-    """Make `items` files, `chunk` of them in a task, each after `count` counts of `seconds` each."""
+    """Make `items` files, `chunk` of them in a task, each after `count` counts of `seconds` each.
+
+    The first attempt kills its worker at count `die_at`, every attempt at the output key `deadly`. No count
+    ends while there is a file `gate`, unless it should stop.
+    """
 
     kind: Literal["toy"]
     items: int = 1
@@ -29,13 +33,18 @@ class ToyStep(Step):
     asset: str = ""
     log: str = ""
     die_at: int = -1
+    deadly: str = ""
+    gate: str = ""
     affinity: str = ""
+
+
+_FOR_THE_WORKER = {"count", "seconds", "asset", "log", "die_at", "deadly", "gate"}
 
 
 def plan(step: ToyStep, planning: Planning) -> Iterator[PlannedTask]:
     """Yield the tasks."""
     word = planning.results[step.word.step]["word"] if isinstance(step.word, Late) else step.word
-    payload = {**step.model_dump(include={"count", "seconds", "asset", "log", "die_at"}), "word": word}
+    payload = {**step.model_dump(include=_FOR_THE_WORKER), "word": word}
     keys = [f"{step.name}-{n}.txt" for n in range(step.items)]
     for first in range(0, len(keys), step.chunk):
         items = tuple(PlannedItem("", -1, "", key, style="toy") for key in keys[first : first + step.chunk])
@@ -54,6 +63,9 @@ def run(task: TaskMessage, context: Context) -> dict[str, Any]:
             _write_log(payload["log"], f"{item.output_key} {n} attempt {task.attempt} pid {os.getpid()}")
             if n == payload["die_at"] and task.attempt == 1:
                 os._exit(9)
+            if item.output_key == payload.get("deadly"):
+                os._exit(9)
+            _wait_at(payload.get("gate", ""), context)
             time.sleep(payload["seconds"])
             context.save_checkpoint(f"{item.output_key} {n + 1}".encode())
             context.progress((n + 1) / payload["count"])
@@ -61,6 +73,11 @@ def run(task: TaskMessage, context: Context) -> dict[str, Any]:
         text = f"{payload['word']} {payload['count']} ".encode() + asset
         context.finish_item(item, lambda text=text: Produced(text))  # type: ignore[misc]
     return {"word": payload["word"].upper(), "sha256": hashlib.sha256(payload["word"].encode()).hexdigest()}
+
+
+def _wait_at(gate: str, context: Context) -> None:
+    while gate and Path(gate).exists() and not context.should_stop():
+        time.sleep(0.01)
 
 
 def _write_log(path: str, line: str) -> None:
