@@ -45,6 +45,7 @@ class ControllerOptions:
         ledger: File on a local disk.
         store: URL of the farm's store of assets.
         limits: How long workers and tasks may be silent.
+        max_workers: How many workers the farm may grow to while there is work; None for no growth.
         idle_exit_s: After how long without work the farm ends itself; 0 for never.
     """
 
@@ -53,6 +54,7 @@ class ControllerOptions:
     store: str
     cache_dir: str
     limits: Limits = field(default_factory=Limits)
+    max_workers: int | None = None
     idle_exit_s: float = 0.0
     store_options: StoreOptions = field(default_factory=StoreOptions)
 
@@ -107,7 +109,7 @@ class Controller:
             self.dispatcher.jobs[job.id] = job
             self._over.add(job.id)
         self.ledger.commit()
-        self.pool.start(self.dispatcher)
+        self.dispatcher.keep_workers(self.pool.start(self.dispatcher), self.options.max_workers)
         while not self._closing:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK_S)
@@ -122,6 +124,7 @@ class Controller:
     def tick(self) -> None:
         """Do what can be done now, make it durable, then let the workers know."""
         self.dispatcher.beat()
+        self.dispatcher.scale()
         over = set(self._over)
         self._over.clear()
         for job_id in over:

@@ -14,7 +14,7 @@ from farm.outcomes import Outcomes
 from farm.pool import Pool
 from farm.running import JobRun, Lease, TaskRun, WorkerRun
 from jobs.errors import Failure, FarmError
-from jobs.scheduler import Assignment, FreeWorker, RunnableJob, decayed, decide
+from jobs.scheduler import Assignment, FreeWorker, RunnableJob, decayed, decide, wanted_workers
 from jobs.states import JobState, TaskState, move
 from jobs.tasks import (
     Emitted,
@@ -34,6 +34,11 @@ CANCEL_GRACE_S = 2.0
 """How long a canceled attempt may take to stop before its worker is killed."""
 
 _HUNG = "the task said nothing for longer than it may"
+
+IDLE_S = 120.0
+"""How long a worker beyond the least number may be idle, so that an autoscaler can take its node."""
+
+_SCALE_EVERY_S = 2.0
 
 ASIDE_S = 300.0
 ASIDE_AFTER_JOBS = 3
@@ -84,6 +89,8 @@ class Dispatcher:
         self._wake = wake
         self._clock = clock
         self._outcomes = Outcomes(ledger, clock)
+        self._least = self._most = 0
+        self._scale_at = 0.0
         self._orphans: list[Lease] = []
         self._unsent: list[tuple[str, TaskMessage]] = []
         self._stops: list[Lease] = []
@@ -212,7 +219,7 @@ class Dispatcher:
 
     def worker_joined(self, report: WorkerReport) -> None:
         """Take a worker into service."""
-        self.workers[report.worker] = WorkerRun(report, self._clock())
+        self.workers[report.worker] = WorkerRun(report, self._clock(), idle_since=self._clock())
         self._wake()
 
     def worker_left(self, worker: str, reason: str, *, certain: bool) -> None:
@@ -271,6 +278,7 @@ class Dispatcher:
     def _task_ended(self, worker: WorkerRun, job: JobRun, lease: Lease, ended: TaskEnded) -> None:
         del worker.tasks[ended.task]
         del job.leases[ended.task]
+        worker.idle_since = self._clock()
         worker.device_s += ended.device_s
         used, at = self._usage.get(job.user, (0.0, self._clock()))
         now = self._clock()
@@ -329,6 +337,27 @@ class Dispatcher:
                 worker.tasks[task].deadline = asked_at + 2 * self._lease_s
         await asyncio.sleep(min(1.0, self._lease_s / 4))
         worker.beating = False
+
+    def keep_workers(self, least: int, most: int | None) -> None:
+        """Let the farm grow from `least` to `most` workers while there is work; None for no growth."""
+        self._least, self._most = least, max(least, most or 0)
+
+    def scale(self) -> None:
+        """Start more workers for a long backlog; end those that were idle for long."""
+        now = self._clock()
+        if self._most <= self._least or now < self._scale_at:
+            return
+        self._scale_at = now + _SCALE_EVERY_S
+        waiting = [job for job in self.jobs.values() if job.state in {JobState.QUEUED, JobState.ACTIVE}]
+        backlog_s = sum(task.estimate_s for job in waiting for task in job.all_queued())
+        busy = sum(bool(worker.tasks) for worker in self.workers.values())
+        wanted = wanted_workers(backlog_s, busy, self._least, self._most)
+        resting = [w for w in self.workers.values() if not w.tasks and now - w.idle_since > IDLE_S]
+        spare = resting[: max(0, len(self.workers) - wanted)]
+        self._pool.resize(max(wanted, len(self.workers) - len(spare)))
+        for worker in spare:
+            worker.killed = "it was idle"
+            self._pool.retire(worker.id)
 
     def _end_overdue(self, now: float) -> None:
         for lease in [lease for lease in self._orphans if lease.deadline <= now]:

@@ -33,7 +33,9 @@ class FarmFile:
         temp_dir: Ray's folder, removed with the farm, or empty.
         log_dir: Logs of starting and ending; Ray's own are moved here when the farm ends.
         pids: Processes without which the farm does not live, each with its start in clock ticks since boot.
-        workers: Number of workers, or None for one per GPU, or one where there is no GPU.
+        workers: Least number of workers, or None for one per GPU, or one where there is no GPU.
+        max_workers: How many the farm may grow to while there is work; None for no more than `workers`.
+        device: `cpu` or `cuda` for what each worker gets, or `auto` for a GPU where there is one.
         threads: Compute threads of each worker, or None to share the cores among them.
         idle_exit_s: Seconds without work after which the farm ends itself, or None for never.
         store: Folder or `s3://` prefix for assets.
@@ -56,6 +58,8 @@ class FarmFile:
     log_dir: str
     pids: tuple[tuple[int, int], ...] = ()
     workers: int | None
+    max_workers: int | None
+    device: str
     threads: int | None
     idle_exit_s: float | None
     store: str

@@ -38,7 +38,9 @@ class FarmOptions:
     """What can be chosen for a local farm.
 
     Attributes:
-        workers: Number of workers, or None for one per GPU, or one where there is no GPU.
+        workers: Least number of workers, or None for one per GPU, or one where there is no GPU.
+        max_workers: How many the farm may grow to while there is work; None for no more than `workers`.
+        device: `cpu` or `cuda` for what each worker gets, or `auto` for a GPU where there is one.
         threads: Compute threads of each worker, or None to share the cores among them.
         store: Folder or `s3://` prefix for assets, or empty for the user's data folder.
         host: The address that the api listens on.
@@ -53,6 +55,8 @@ class FarmOptions:
     """
 
     workers: int | None = None
+    max_workers: int | None = None
+    device: str = "auto"
     threads: int | None = None
     store: str = ""
     host: str = "127.0.0.1"
@@ -63,10 +67,25 @@ class FarmOptions:
     ray_address: str = ""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("threads", 1), ("cpus", 1), ("gpus", 0), ("idle_exit_s", 1)):
+        for name, least in (
+            ("workers", 0),
+            ("max_workers", 1),
+            ("threads", 1),
+            ("cpus", 1),
+            ("gpus", 0),
+            ("idle_exit_s", 1),
+        ):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UsageError(f"{name} is {value}", f"it must be {least} or more")
+        if self.workers == 0 and self.max_workers is None:
+            raise UsageError("a farm of 0 workers never renders", "set workers to 1 or more, or max_workers")
+        if self.max_workers is not None and self.max_workers < (self.workers or 0):
+            raise UsageError(
+                f"max_workers is {self.max_workers}, less than workers {self.workers}", "raise one of them"
+            )
+        if self.device not in {"auto", "cpu", "cuda"}:
+            raise UsageError(f"the device is {self.device!r}", "it must be auto, cpu or cuda")
         if not 0 <= self.port < 65536:
             raise UsageError(f"the port is {self.port}", "it must be from 1 to 65535, or 0 for a free one")
 
@@ -232,6 +251,8 @@ def _describe(options: FarmOptions) -> FarmFile:
         node_ip=head.LOOPBACK if own_head else "",
         log_dir=str(private(state / "logs")),
         workers=options.workers,
+        max_workers=options.max_workers,
+        device=options.device,
         threads=options.threads,
         idle_exit_s=options.idle_exit_s,
         store=options.store or str(data_dir() / "store"),

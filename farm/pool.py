@@ -27,8 +27,16 @@ class Listener(Protocol):
 class Pool(Protocol):
     """Workers that are kept at a number: one that is lost is replaced under a new id."""
 
-    def start(self, listener: Listener) -> None:
-        """Begin to start workers; returns at once."""
+    def start(self, listener: Listener) -> int:
+        """Begin to start workers; returns their number at once."""
+        ...
+
+    def resize(self, count: int) -> None:
+        """Keep this many from now on: start more, or take back those that have not come up yet."""
+        ...
+
+    def retire(self, worker: str) -> None:
+        """End a worker and do not replace it; `worker_left` follows."""
         ...
 
     def send(self, worker: str, message: TaskMessage) -> None:

@@ -33,7 +33,8 @@ class ControllerActor:
 
         farm = FarmFile.from_json(farm_file)
         me = ray.get_runtime_context().current_actor
-        pool = RayPool(PoolOptions(farm.workers, farm.threads, farm.store), me)
+        options = PoolOptions(farm.workers, farm.max_workers, farm.threads, farm.device, farm.store)
+        pool = RayPool(options, me)
         self._serving = Serving(farm, pool)
         await self._serving.start()
 

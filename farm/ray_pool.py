@@ -77,7 +77,7 @@ class WorkerActor:
 class _Member:
     actor: Any
     node_id: str = ""
-    watching: asyncio.Task[None] | None = None
+    retired: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,16 @@ class PoolOptions:
     """How many workers, on what.
 
     Attributes:
-        workers: How many, or None for one per GPU of the cluster, or one where there is no GPU.
+        workers: How many at first, or None for one per GPU of the cluster, or one where there is no GPU.
+        max_workers: How many there may be later, or None for no more than at first.
         threads: Compute threads of each, or None to share the cores among them.
+        device: `cpu`, `cuda`, or `auto` for a GPU where the cluster has one now.
     """
 
     workers: int | None
+    max_workers: int | None
     threads: int | None
+    device: str
     store: str
     store_options: StoreOptions = field(default_factory=StoreOptions)
 
@@ -104,24 +108,48 @@ class RayPool:
         self._members: dict[str, _Member] = {}
         self._number = 0
         self._keepers: set[asyncio.Task[None]] = set()
+        self._listener: Listener
+        self._on_gpu = False
+        self._threads = 1
+        self._request: dict[str, float] = {}
 
-    def start(self, listener: Listener) -> None:
-        """Begin to keep the workers at their number."""
+    def start(self, listener: Listener) -> int:
+        """Begin to keep the workers at their number; returns it."""
+        self._listener = listener
         resources = ray.cluster_resources()
         gpus, cores = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
-        workers = self._options.workers or gpus or 1
-        on_gpu = gpus > 0
-        share = cores / max(workers, 1)
-        threads = self._options.threads or max(1, int(share))
-        request = {"num_gpus": 1 if on_gpu else 0, "num_cpus": round(min(threads, share * 0.99), 3)}
-        for _ in range(workers):
-            keeper = asyncio.ensure_future(self._keep(listener, request, threads, on_gpu=on_gpu))
+        self._on_gpu = self._options.device == "cuda" or (self._options.device == "auto" and gpus > 0)
+        if self._options.workers is None:
+            workers = gpus if self._on_gpu and gpus else 1
+        else:
+            workers = self._options.workers
+        share = cores / max(workers, self._options.max_workers or 1)
+        self._threads = self._options.threads or max(1, int(share))
+        # A little less than its share, so that rounding never leaves the last worker without a place.
+        self._request = {"num_cpus": round(min(self._threads, share * 0.99), 3)}
+        if self._on_gpu:
+            self._request["num_gpus"] = 1
+        self.resize(workers)
+        return workers
+
+    def resize(self, count: int) -> None:
+        """Keep this many: start more, or take back those that have not come up yet."""
+        for _ in range(count - len(self._keepers)):
+            keeper = asyncio.ensure_future(self._keep())
             self._keepers.add(keeper)
             keeper.add_done_callback(self._keepers.discard)
+        surplus = max(0, len(self._keepers) - count)
+        coming = [name for name, member in self._members.items() if not member.node_id]
+        for name in coming[:surplus]:
+            self.retire(name)
 
-    async def _keep(
-        self, listener: Listener, request: dict[str, float], threads: int, *, on_gpu: bool
-    ) -> None:
+    def retire(self, worker: str) -> None:
+        """End a worker and do not replace it."""
+        if worker in self._members:
+            self._members[worker].retired = True
+            self.kill(worker)
+
+    async def _keep(self) -> None:
         """Keep one place filled: start a worker, wait for its end, start the next."""
         groups = {"render": 1, "control": 2, "look": 1}
         actors = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups=groups)(WorkerActor)  # type: ignore[call-overload]
@@ -131,20 +159,22 @@ class RayPool:
             name = f"w{self._number}"
             options = {
                 "id": name,
-                "device": "cuda" if on_gpu else "cpu",
-                "threads": threads,
+                "device": "cuda" if self._on_gpu else "cpu",
+                "threads": self._threads,
                 "store": self._options.store,
                 "store_options": _as_dict(self._options.store_options),
                 "cache_dir": str(cache_dir()),
             }
-            actor = actors.options(**request).remote(options, self._controller)
+            actor = actors.options(**self._request).remote(options, self._controller)
             member = self._members[name] = _Member(actor)
-            joined = await self._serve(listener, name, member)
+            joined = await self._serve(name, member)
             self._members.pop(name, None)
+            if member.retired:
+                return
             deaths_in_a_row = 0 if joined else deaths_in_a_row + 1
             await asyncio.sleep(_RESPAWN_S[min(deaths_in_a_row, len(_RESPAWN_S) - 1)])
 
-    async def _serve(self, listener: Listener, name: str, member: _Member) -> bool:
+    async def _serve(self, name: str, member: _Member) -> bool:
         """Announce a worker, wait for its end, announce that; return whether it ever came up."""
         try:
             report: WorkerReport = await member.actor.report.remote()
@@ -152,14 +182,14 @@ class RayPool:
         except RayError as error:
             log.warning("%s did not start: %s", name, error)
             return False
-        listener.worker_joined(report)
+        self._listener.worker_joined(report)
         reason = "it ended"
         try:
             await member.actor.run_forever.remote()
         except RayError as error:
             reason = first_line(error)
         certain = await asyncio.to_thread(_node_lives, member.node_id)
-        listener.worker_left(name, reason, certain=certain)
+        self._listener.worker_left(name, reason, certain=certain)
         return True
 
     def send(self, worker: str, message: TaskMessage) -> None:
@@ -186,7 +216,9 @@ class RayPool:
         """Return by worker which URLs it cannot see; one that does not answer in time is left out."""
         blind: dict[str, list[str]] = {}
         asked = {
-            name: member.actor.sees.remote(list(urls), options) for name, member in self._members.items()
+            name: member.actor.sees.remote(list(urls), options)
+            for name, member in self._members.items()
+            if member.node_id
         }
         for name, answer in asked.items():
             try:

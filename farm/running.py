@@ -154,6 +154,7 @@ class WorkerRun:
         heard_at: When it last answered, in the controller's monotonic seconds.
         failed_jobs: Jobs whose tasks failed on it in a row, without a success between.
         aside_until: Until when it gets no tasks.
+        idle_since: When its last task ended.
         killed: Why we ended it ourselves, if we did: nothing is blamed for that.
     """
 
@@ -164,6 +165,7 @@ class WorkerRun:
     failed_jobs: list[str] = field(default_factory=list)
     aside_until: float = 0.0
     killed: str = ""
+    idle_since: float = 0.0
     items_done: int = 0
     device_s: float = 0.0
     beating: bool = False

@@ -35,6 +35,7 @@ class Serving:
             store=farm.store,
             cache_dir=str(cache_dir()),
             limits=_limits(),
+            max_workers=farm.max_workers,
             idle_exit_s=farm.idle_exit_s or 0.0,
         )
         self.controller = Controller(options, pool, end_farm=lambda: _end(farm))

@@ -199,6 +199,23 @@ def decayed(used_s: float, elapsed_s: float) -> float:
     return used_s * math.exp2(-elapsed_s / USAGE_HALF_LIFE_S)
 
 
+DRAIN_S = 60.0
+"""How fast a farm that may grow wants to be through with what waits."""
+
+
+def wanted_workers(backlog_s: float, busy: int, least: int, most: int) -> int:
+    """Return how many workers a farm should have.
+
+    Args:
+        backlog_s: Device seconds of the tasks that wait.
+        busy: Workers that have a task now.
+        least: Never fewer.
+        most: Never more.
+    """
+    waiting = math.ceil(backlog_s / DRAIN_S)
+    return max(least, min(most, max(busy, waiting)))
+
+
 BUDGETS: dict[Failure, float] = {
     Failure.BAD_INPUT: 0,
     Failure.OUT_OF_MEMORY: 1,

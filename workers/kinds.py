@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.errors import FarmError
+from jobs.steps import PLUGINS_VARIABLE
 from jobs.tasks import Item, TaskMessage
 
 if TYPE_CHECKING:
     from workers.models import ModelCache
     from workers.nst.group import Group
-
-PLUGINS_VARIABLE = "FARM_KINDS"
-"""Environment variable: comma-separated modules that register further kinds of work when imported."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,24 @@ def up(
         typer.Option(
             "--workers",
             metavar="N",
-            min=1,
+            min=0,
             help="Number of workers (default: one per GPU, or 1).",
             show_default=False,
         ),
     ] = None,
+    max_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--max-workers",
+            metavar="N",
+            min=1,
+            help="Grow to this many while there is work, and shrink again.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="DEVICE", help="What each worker gets: auto, cpu or cuda.")
+    ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -78,6 +91,8 @@ def up(
         open_store(store)
     options = local.FarmOptions(
         workers=workers,
+        max_workers=max_workers,
+        device=device,
         threads=threads,
         store=paths.anchor(store, Path.cwd()) if store else "",
         host=host,

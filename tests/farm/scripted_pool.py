@@ -64,6 +64,7 @@ class ScriptedPool:
         self.blind: dict[str, list[str]] = {}
         self.frozen: set[str] = set()
         self.killed: list[str] = []
+        self.retired: list[str] = []
         self.alive: list[str] = []
         self._number = 0
         self._size = workers
@@ -73,10 +74,18 @@ class ScriptedPool:
         self._stops: dict[tuple[str, int, int], asyncio.Event] = {}
         self._current: dict[str, list[int]] = {}
 
-    def start(self, listener: Listener) -> None:
+    def start(self, listener: Listener) -> int:
         self._listener = listener
-        for _ in range(self._size):
+        self.resize(self._size)
+        return self._size
+
+    def resize(self, count: int) -> None:
+        for _ in range(count - len(self.alive)):
             self.join()
+
+    def retire(self, worker: str) -> None:
+        self.retired.append(worker)
+        asyncio.get_running_loop().call_soon(self.lose, worker)
 
     def join(self) -> str:
         self._number += 1
@@ -112,7 +121,8 @@ class ScriptedPool:
             if loop is not asyncio.current_task():
                 loop.cancel()
             self._listener.worker_left(name, "it died", certain=certain)
-            self.join()
+            if name not in self.retired:
+                self.join()
 
     def _stop_of(self, worker: str, task: int, attempt: int) -> asyncio.Event:
         return self._stops.setdefault((worker, task, attempt), asyncio.Event())

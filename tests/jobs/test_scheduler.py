@@ -19,6 +19,7 @@ from jobs.scheduler import (
     decide,
     retry_delay_s,
     too_many_failed,
+    wanted_workers,
 )
 
 
@@ -192,3 +193,11 @@ def test_recent_use_is_half_forgotten_after_a_half_life():
 )
 def test_a_job_stops_when_more_items_failed_than_it_allows(limit, failed, total, stops):
     assert too_many_failed(limit, failed, total) is stops
+
+
+@pytest.mark.parametrize(
+    ("backlog_s", "busy", "wanted"),
+    [(0.0, 0, 1), (0.0, 3, 3), (61.0, 0, 2), (60.0, 0, 1), (1e6, 0, 8), (130.0, 5, 5)],
+)
+def test_a_farm_grows_with_what_waits_within_its_bounds_and_keeps_the_busy(backlog_s, busy, wanted):
+    assert wanted_workers(backlog_s, busy, least=1, most=8) == wanted
