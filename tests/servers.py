@@ -5,6 +5,7 @@ SeaweedFS keeps every promise that the farm needs; rclone ignores conditions and
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
@@ -12,12 +13,15 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -119,8 +123,6 @@ def _binary(name: str) -> str:
 
 def _short_folder() -> Path:
     """Return a folder for Unix sockets, whose paths may be 107 bytes long."""
-    import tempfile
-
     return Path(tempfile.mkdtemp(prefix="sf-"))
 
 
@@ -190,3 +192,89 @@ def _wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> No
         if process.poll() is not None or time.monotonic() > deadline:
             raise ServerDiedError(f"{process.args!r} did not come up (exit status {process.returncode})")
         time.sleep(0.05)
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What a proxy does to coming requests, in order; when nothing is left, it only passes them on.
+
+    Attributes:
+        endpoint_url: Where the proxy answers.
+        plan: Pairs of a method (`PUT`, empty for any) and what happens to the next such request: a status
+            to answer without asking the store, or `lost`: the store does it, but its reply is cut off.
+        seen: Methods and paths of all requests so far.
+    """
+
+    endpoint_url: str
+    plan: list[tuple[str, int | str]] = field(default_factory=list)
+    seen: list[tuple[str, str]] = field(default_factory=list)
+
+    def next_for(self, method: str) -> int | str | None:
+        """Return what happens to this request, and forget it."""
+        for position, (wanted, what) in enumerate(self.plan):
+            if wanted in {"", method}:
+                del self.plan[position]
+                return what
+        return None
+
+
+@contextmanager
+def troubled(endpoint_url: str) -> Iterator[Trouble]:
+    """Run a proxy in front of a server that answers with errors, or loses replies, as it is told."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    server.daemon_threads = True
+    trouble = Trouble(f"http://127.0.0.1:{server.server_port}")
+    server.trouble, server.behind = trouble, endpoint_url.removeprefix("http://")  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield trouble
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Passes requests on, byte for byte, except for what `Trouble` says."""
+
+    protocol_version = "HTTP/1.1"  # boto3 waits for `100 Continue` before it sends a body
+    _CODES: ClassVar = {403: "AccessDenied", 409: "ConditionalRequestConflict", 501: "NotImplemented"}
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        trouble: Trouble = self.server.trouble  # type: ignore[attr-defined]
+        trouble.seen.append((self.command, self.path))
+        what = trouble.next_for(self.command)
+        if isinstance(what, int):
+            code = self._CODES.get(what, "SlowDown")
+            self._answer(
+                what, {}, f"<Error><Code>{code}</Code><Message>so it was told</Message></Error>".encode()
+            )
+            return
+        connection = http.client.HTTPConnection(self.server.behind, timeout=20)  # type: ignore[attr-defined]
+        with closing(connection):
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            connection.request(self.command, self.path, body, headers)
+            reply = connection.getresponse()
+            content = reply.read()
+        if what == "lost":
+            self.close_connection = True
+            return
+        self._answer(reply.status, dict(reply.getheaders()), content)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _handle  # noqa: N815
+
+    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in {"transfer-encoding", "connection"}:
+                self.send_header(name, value)
+        if "content-length" not in {name.lower() for name in headers}:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Keep quiet."""

@@ -16,21 +16,23 @@ RECORD_LIMIT_BYTES = 700
 """Longest key of a record, so that it fits below a prefix within the 1,024 bytes of an S3 key."""
 
 _SUFFIX_ROOM_BYTES = 20
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_REFUSED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\\]")
 _LIKE_A_RECORD = re.compile(r"\.json~*$")
 
 
 def safe_key(key: str) -> str:
-    r"""Return `key` if it names something inside a store on every system, whatever it came from.
+    """Return `key` if it names one thing, inside the store, on every system, whatever it came from.
 
     Raises:
-        UsageError: If it is empty or absolute, has an empty, `.` or `..` segment (also when `\` separates
-            segments), or holds control characters or bytes that are no text.
+        UsageError: If it is empty or absolute, has an empty, `.` or `..` segment, or holds a backslash (which
+            some stores take for a slash), control characters, or bytes that are no text.
     """
-    if _CONTROL.search(key):
-        raise UsageError(f"the name {key!r} holds control characters or is not valid text", "rename the file")
-    segments = key.split("/")
-    if any(segment in {"", ".", ".."} for segment in segments) or ".." in re.split(r"[/\\]", key):
+    if _REFUSED.search(key):
+        raise UsageError(
+            f"the name {key!r} holds a backslash, control characters or bytes that are no text",
+            "rename the file",
+        )
+    if any(segment in {"", ".", ".."} for segment in key.split("/")):
         raise UsageError(
             f"the name {key!r} is not a plain relative path",
             "use names without a leading or double '/', and without '.' or '..' between them",
