@@ -59,7 +59,9 @@ class Serving:
             FarmError: If its address is taken.
         """
         serve = asyncio.ensure_future(self._serve())
-        self._tasks = [serve, asyncio.ensure_future(self.controller.run())]
+        loop = asyncio.ensure_future(self.controller.run())
+        loop.add_done_callback(_end_process)
+        self._tasks = [serve, loop]
         while not self._server.started:
             if serve.done():
                 raise FarmError(f"the api could not listen on {self.url}", "is the port taken?")
@@ -75,6 +77,16 @@ class Serving:
         """End the workers, the controller and the api."""
         self._server.should_exit = True
         await self.controller.close()
+
+
+def _end_process(loop: asyncio.Task[None]) -> None:
+    """End this process when the controller's loop has failed: Ray starts another, which reads the ledger.
+
+    What the failed tick did to the schedulable set is not in the ledger, so going on with it would be wrong.
+    """
+    if not loop.cancelled() and loop.exception():
+        log.critical("the controller's loop failed", exc_info=loop.exception())
+        os._exit(1)
 
 
 def _limits() -> Limits:
