@@ -60,6 +60,7 @@ def test_weights_that_fit_into_float16_take_half_the_room(tmp_path: Path, net: T
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in again.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_same_style_has_the_same_bytes_in_every_process() -> None:
     """Content hashes name styles, so an order that changes from run to run would make two of one."""
     script = (
