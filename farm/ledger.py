@@ -174,6 +174,12 @@ class Ledger:
             "events", {"job": job, "at": time.time(), "type": type_, "text": text, "data": data or {}}
         )
 
+    def note(self, job: str, text: str) -> None:
+        """Keep something that a user should know of a job, once."""
+        notes = json.loads(self.read("SELECT notes FROM jobs WHERE id=?", job)[0]["notes"])
+        if text not in notes:
+            self.update("jobs", {"notes": [*notes, text]}, id=job)
+
     def rate(self, model: str, *, megapixels: float, device_s: float) -> None:
         """Add what an attempt measured to the rate of a model; what was known before counts half."""
         self._write(

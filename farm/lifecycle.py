@@ -124,9 +124,10 @@ class Lifecycle:
             if report["totals"]["total"]:
                 store = open_store(job.output, job.store_options)
                 await asyncio.to_thread(write_report, store, report)
-        except FarmError as error:
-            log.warning("no report of %s: %s", job.id, error)
-            self._ledger.event(job.id, "message", f"the report could not be written: {error}")
+        except Exception as error:  # whatever keeps the report from being written must not keep the job
+            log.warning("no report of %s", job.id, exc_info=error)
+            reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
+            self._ledger.note(job.id, f"the report could not be written: {reason}")
         job.state = state if job.state is state else move(job.state, state)
         self._ledger.update("jobs", {"state": job.state, "finished_at": finished_at}, id=job.id)
         reason = f": {job.stopping_reason}" if job.stopping_reason else ""

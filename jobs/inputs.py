@@ -59,13 +59,16 @@ class Ignored:
     _seen: set[str] = field(default_factory=set, repr=False)
 
     def add(self, url: str, reason: str) -> None:
-        """Note one file, once however many inputs and steps come across it."""
+        """Note one file, once however many inputs and steps come across it.
+
+        Bytes in its name that are no text become escapes: what is noted goes into reports and over HTTP.
+        """
         if url in self._seen:
             return
         self._seen.add(url)
         self.count += 1
         if len(self.names) < NAMED_LIMIT:
-            self.names.append(f"{url} ({reason})")
+            self.names.append(f"{url} ({reason})".encode(errors="backslashreplace").decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from farm.controller import Controller, ControllerOptions
 from farm.dispatch import Limits
-from jobs.errors import Failure, FarmError, UsageError
+from jobs.errors import Failure, FarmError, StorageError, UsageError
 from jobs.tasks import TaskMessage
 from tests.farm.controlled import failing, farm, manifest, over, run, until
 from tests.farm.scripted_pool import DIE, WAIT, ScriptedPool, ended, finished, started, succeed
@@ -49,6 +49,26 @@ def test_what_may_pass_is_tried_again_for_that_item_alone_on_another_worker(tmp_
             assert [item.output_key for item in again[1].items] == ["s0-1.txt"]
             assert again[1].attempt == first[1].attempt + 1
             assert again[0] != first[0]
+
+    run(scene())
+
+
+@pytest.mark.parametrize("error", [StorageError("the disk is full"), TypeError("a mistake")])
+def test_a_report_that_cannot_be_written_is_said_and_does_not_keep_the_job_from_ending(
+    tmp_path, monkeypatch, error
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("farm.lifecycle.write_report", fail)
+
+    async def scene() -> None:
+        async with farm(tmp_path, ScriptedPool(script=succeed)) as controller:
+            job = await over(controller, await controller.commands.submit(manifest(tmp_path)))
+            assert job["state"] == "completed"
+            (note,) = job["notes"]
+            assert "the report could not be written" in note
+            assert str(error) in note
 
     run(scene())
 

@@ -153,6 +153,16 @@ def test_names_that_no_store_would_read_are_reported(tmp_path):
     assert "control characters" in ignored.names[0]
 
 
+def test_a_name_that_is_no_text_is_reported_as_text(tmp_path):
+    """What is noted of it goes into reports and over HTTP, which carry text alone."""
+    fill(tmp_path, "a.jpg")
+    (tmp_path / "b\udcff.jpg").touch()
+    ignored = Ignored()
+    assert found(str(tmp_path), ignored) == ["a.jpg"]
+    assert ignored.names[0].startswith(rf"{tmp_path}/b\udcff.jpg (")
+    assert ignored.names[0].isprintable()
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
