@@ -160,24 +160,22 @@ class Planner:
         self._ledger.event(job.id, "step failed", f"{step.name}: {error}")
         if job.state is JobState.PLANNING:
             job.stopping_reason = str(error)
+            job.refused = isinstance(error, UsageError)
 
     async def _finish(
         self, job: JobRun, manifest: Manifest, planning: Planning, summary: PlanSummary
     ) -> None:
         ignored = planning.ignored
         names = list(ignored.names)[:_IGNORED_NAMES]
-        self._ledger.update(
-            "jobs",
-            {"plan": asdict(summary), "ignored": {"count": ignored.count, "names": names}},
-            id=job.id,
-        )
+        self._ledger.update("jobs", {"ignored": {"count": ignored.count, "names": names}}, id=job.id)
+        if not job.refused:
+            self._ledger.update("jobs", {"plan": asdict(summary)}, id=job.id)
         if job.stopping_reason:
             return
         store = open_store(job.output, job.store_options)
         note = summary.note_on_space(await asyncio.to_thread(store.free_bytes))
         if note:
-            notes = json.loads(self._ledger.read("SELECT notes FROM jobs WHERE id=?", job.id)[0]["notes"])
-            self._ledger.update("jobs", {"notes": [*notes, note]}, id=job.id)
+            self._ledger.note(job.id, note)
         document = json.dumps(manifest.document(), indent=1).encode()
         try:
             await asyncio.to_thread(store.write, f"{FARM_PREFIX}/jobs/{job.id}/manifest.json", document)

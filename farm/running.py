@@ -87,6 +87,7 @@ class JobRun:
 
     Attributes:
         stopping_reason: Why no more of its tasks start, for a job that ends early.
+        refused: Whether it cannot be done as asked, which planning found out: it never gets a plan.
         planning: Whether its ready steps are being planned.
         finishing: Whether its report is being written.
         open_tasks: How many tasks of each step have not ended.
@@ -108,6 +109,7 @@ class JobRun:
     served: int = 0
     started_at: float | None = None
     stopping_reason: str = ""
+    refused: bool = False
     planning: bool = False
     finishing: bool = False
     open_tasks: Counter[str] = field(default_factory=Counter)

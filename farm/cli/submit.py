@@ -13,7 +13,7 @@ from farm.cli.manifests import in_words_of_options, manifest_file, read_options
 from farm.cli.options import JobOptions, takes_job_options
 from farm.cli.status import AsJson
 from farm.client import Farm
-from jobs.errors import FarmError, ManifestError, NoFarmError
+from jobs.errors import FarmError, ManifestError, NoFarmError, UsageError
 from jobs.states import JobState
 
 _PLAN_SHOWN_S = 2.0
@@ -37,6 +37,10 @@ def render(
     farm, job = _hand_in(options)
     view.say(f"job {job['id']} ({job['name']}); results go to {job['output']}")
     ended = follow.follow(farm, job)
+    if _was_refused(ended):
+        if as_json:
+            view.show_json(ended)
+        raise UsageError(ended["reason"])
     follow.report(farm, ended, as_json=as_json)
     if sheet and ended["items"]["total"]:
         from farm.cli.sheet import make_sheet
@@ -54,19 +58,19 @@ def submit(options: JobOptions, *, as_json: AsJson = False) -> None:
     """Hand in a job and return at once with its id on stdout; starts a farm if none runs."""
     farm, job = _hand_in(options)
     job = _planned(farm, job)
-    if job["state"] == JobState.FAILED:
-        view.say(f"job {job['id']} was refused: {job['reason']}")
-    else:
-        view.say(f"job {job['id']} ({job['name']}); results go to {job['output']}")
-        if job.get("plan"):
-            view.say(f"plan: {view.plan_line(job['plan'])}")
-        for note in [*job.get("warnings", ()), *job.get("notes", ())]:
-            view.say(f"note: {note}")
     if as_json:
         view.show_json(job)
     else:
         view.show(job["id"])
+    if _was_refused(job):
+        raise UsageError(job["reason"])
+    view.say(f"job {job['id']} ({job['name']}); results go to {job['output']}")
+    if job.get("plan"):
+        view.say(f"plan: {view.plan_line(job['plan'])}")
+    for note in [*job.get("warnings", ()), *job.get("notes", ())]:
+        view.say(f"note: {note}")
     if job["state"] == JobState.FAILED:
+        view.say(f"it failed: {job['reason']}")
         raise typer.Exit(view.exit_code(job))
 
 
@@ -106,6 +110,11 @@ def _planned(farm: Farm, job: dict[str, Any]) -> dict[str, Any]:
         if job["state"] != JobState.PLANNING:
             break
     return job
+
+
+def _was_refused(job: dict[str, Any]) -> bool:
+    """Return whether planning found out that the job cannot be done as asked: such a job never has a plan."""
+    return job["state"] == JobState.FAILED and job["plan"] is None
 
 
 def schema() -> None:

@@ -37,6 +37,34 @@ def test_render_waits_and_sums_up(
     assert result.stdout.count("the file is cut off") == failed
 
 
+def test_what_should_be_known_of_results_is_said_once_with_an_example(
+    farm_cli: Cli, played: PlayedFarm, photos: Path
+) -> None:
+    remarks = [
+        {"text": "first of 3 frames", "input": "/photos/wave.gif", "items": 1},
+        {"text": "first of 2 pages", "input": "/photos/scan.tif", "items": 5},
+    ]
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    played.has_job(ended_job(remarks=remarks))
+    out = farm_cli("render", str(photos), "-s", "candy").stdout
+    assert "first of 3 frames: /photos/wave.gif\n" in out
+    assert "first of 2 pages: /photos/scan.tif and 4 more\n" in out
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_render_of_what_planning_refused_is_wrong_usage(
+    farm_cli: Cli, played: PlayedFarm, photos: Path, options: list[str]
+) -> None:
+    """Such a job failed before it had a plan; what is wrong with it is said as if it were found at once."""
+    refused = ended_job("failed", reason="a.gif and a.png would both become a.png", plan=None)
+    played.on("POST", "/v1/jobs", make_job(state="planning", plan=None), status=201)
+    played.has_job(refused)
+    result = farm_cli("render", str(photos), "-s", "candy", *options)
+    assert result.exit_code == 2
+    assert "error: a.gif and a.png would both become a.png" in result.stderr.splitlines()
+    assert (json.loads(result.stdout) if options else result.stdout) == (refused if options else "")
+
+
 def test_render_json_is_the_ended_job_alone(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
     played.on("POST", "/v1/jobs", make_job(), status=201)
     played.has_job(ended_job())
