@@ -57,6 +57,12 @@ def is_hidden(key: str) -> bool:
     return key.startswith(".") or "/." in key
 
 
+def is_url(place: str) -> bool:
+    """Return whether it begins like a URL of any kind, which no path that people write does."""
+    scheme, separator, _ = place.partition("://")
+    return bool(separator) and scheme.isalnum()
+
+
 def is_s3(url: str) -> bool:
     """Return whether the URL names something in an S3 store; everything else is a local path."""
     return url.startswith(S3_SCHEME)
@@ -266,8 +272,8 @@ def matches_glob(key: str, pattern: str) -> bool:
 
 
 def anchor(place: str, folder: Path) -> str:
-    """Return a path made absolute, `~` meaning the user's own folder; `s3://` URLs stay as they are."""
-    if is_s3(place):
+    """Return a path made absolute, `~` meaning the user's own folder; URLs stay as they are."""
+    if is_url(place):
         return place
     absolute = os.path.normpath(folder.absolute() / os.path.expanduser(place))  # noqa: PTH111 - it never raises
     return f"{absolute}/" if place.endswith("/") and absolute != "/" else absolute

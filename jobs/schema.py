@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from jobs.errors import ManifestError
-from jobs.paths import did_you_mean, is_s3
+from jobs.paths import S3_SCHEME, did_you_mean, is_s3, is_url
 
 NAME_LIMIT = 100
 SHOWN_LIMIT = 80
@@ -183,10 +183,9 @@ def _check_location(location: str) -> str:
         raise ValueError("empty: give a path or s3://bucket/prefix")
     if _UNFIT_FOR_PATHS.search(location):
         raise ValueError(f"{shown(location)} holds control characters")
-    scheme, separator, rest = location.partition("://")
-    if separator and scheme.isalnum() and not is_s3(location):
+    if is_url(location) and not is_s3(location):
         raise ValueError(f"{shown(location)} is neither a path nor s3://bucket/prefix")
-    if is_s3(location) and not rest.partition("/")[0]:
+    if is_s3(location) and not location.removeprefix(S3_SCHEME).partition("/")[0]:
         raise ValueError(f"{shown(location)} names no bucket: write s3://bucket/prefix")
     return location
 

@@ -96,7 +96,7 @@ def _wrong_usage(error: typer.TyperException) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         # Making the error has printed the help.
         return USAGE
-    hint = f"see `{context.command_path} --help`" if context is not None else ""
+    hint = f"see `{context.command_path if context is not None else 'farm'} --help`"
     _complain(error.format_message().replace("Value error, ", "").rstrip("."), hint)
     return error.exit_code
 

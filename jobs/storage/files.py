@@ -55,11 +55,18 @@ def explained(path: str | Path, size_bytes: int = 0) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and its parents; each that is new survives a power cut."""
+    """Make `folder` and its parents; each that is new survives a power cut.
+
+    Raises:
+        UsageError: If a file stands where one of them should be.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise UsageError(f"{folder} is there and is no folder", "choose another name") from error
     sync_folder(folder.parent)
 
 

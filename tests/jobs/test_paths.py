@@ -342,6 +342,7 @@ def test_where_nothing_is_beside_the_input_an_output_must_be_named(place):
         ("/", "/"),
         (".", "/home/x"),
         ("s3://bucket/p", "s3://bucket/p"),
+        ("ftp://host/p", "ftp://host/p"),
         ("~/p", f"{Path.home()}/p"),
         ("~no-such-user/p", "/home/x/~no-such-user/p"),
     ],

@@ -43,10 +43,18 @@ def test_submit_prints_the_id_alone_and_the_plan_beside(
 
 def test_submit_says_why_planning_refused(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
     played.on("POST", "/v1/jobs", make_job(state="planning"), status=201)
-    played.has_job(ended_job("failed", reason="a.gif and a.png would both become a.png"))
+    played.has_job(ended_job("failed", reason="a.gif and a.png would both become a.png", plan=None))
+    result = farm_cli("submit", str(photos), "--style", "candy")
+    assert result.exit_code == 2, "it cannot be done as asked, like all that is refused at once"
+    assert result.stderr.splitlines()[0] == "error: a.gif and a.png would both become a.png"
+
+
+def test_submit_says_that_a_job_failed_at_once(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
+    played.on("POST", "/v1/jobs", make_job(state="planning"), status=201)
+    played.has_job(ended_job("failed", 2, reason="2 items failed, more than max_failed: 1 allows"))
     result = farm_cli("submit", str(photos), "--style", "candy")
     assert result.exit_code == 4
-    assert "a.gif and a.png" in result.stderr
+    assert "more than max_failed" in result.stderr
 
 
 def test_submit_json_is_the_job(farm_cli: Cli, played: PlayedFarm, photos: Path) -> None:
@@ -141,6 +149,8 @@ def test_every_option_of_the_step_reaches_the_manifest(
 
 WRONG: list[list[str]] = [
     ["--output", ""],
+    ["--output", "ftp://host/folder"],
+    ["--output", "s3://"],
     ["--priority", "101"],
     ["--priority", "high"],
     ["--tier", "express"],
@@ -150,6 +160,8 @@ WRONG: list[list[str]] = [
     ["--max-failed", "101%"],
     ["--on-existing", "ask"],
     ["--s3-endpoint-url", "no url"],
+    ["--s3-endpoint-url", "http://user:password@host"],
+    ["--quality"],
     ["--style", "a/b"],
     ["--style", "candy"],
     ["--pattern", "{unknown}"],
