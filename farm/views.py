@@ -16,6 +16,7 @@ from jobs.states import ENDED_JOBS, JobState, TaskState
 
 _COUNTS = ("total", "done", "skipped", "failed", "canceled")
 _FAILURES_SHOWN = 20
+_REMARKS_SHOWN = 20
 
 
 class View:
@@ -99,6 +100,7 @@ class View:
             "plan": json.loads(row["plan"]) if row["plan"] else None,
             "steps": [_step(step) for step in steps],
             "failures": self._failures(job) if counts["failed"] else [],
+            "remarks": self._remarks(job) if ended else [],
         }
 
     def _eta(self, job: str, counts: dict[str, int], seconds: float) -> list[float] | None:
@@ -142,6 +144,16 @@ class View:
             "WHERE job=? AND state='failed' ORDER BY id LIMIT ?",
             job,
             _FAILURES_SHOWN,
+        )
+        return [dict(row) for row in rows]
+
+    def _remarks(self, job: str) -> list[dict[str, Any]]:
+        """Return what should be known of results: each text once, with an input and how many there are."""
+        rows = self._rows(
+            "SELECT reason AS text, min(input) AS input, count(*) AS items FROM items "
+            "WHERE job=? AND state='done' AND reason<>'' GROUP BY reason ORDER BY min(id) LIMIT ?",
+            job,
+            _REMARKS_SHOWN,
         )
         return [dict(row) for row in rows]
 

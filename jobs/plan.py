@@ -168,6 +168,6 @@ class PlanSummary:
         if free_bytes is None or self.output_bytes <= free_bytes:
             return ""
         return (
-            f"the results may need {self.output_bytes / 1e9:.1f} GB, "
-            f"but the output has {free_bytes / 1e9:.1f} GB left"
+            f"the results may need {self.output_bytes / 1e6:,.1f} MB, "
+            f"but the output has {free_bytes / 1e6:,.1f} MB left"
         )

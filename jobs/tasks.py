@@ -155,6 +155,7 @@ class WorkerReport:
         holds: Content hashes of the models in its cache, least recently used first.
         tasks: Tasks it has, the running one first.
         in_flight: Items that it has begun and not finished.
+        loads: How many models it has loaded since it started.
     """
 
     worker: str
@@ -165,3 +166,4 @@ class WorkerReport:
     tasks: tuple[int, ...] = ()
     in_flight: tuple[int, ...] = ()
     memory_bytes: int = 0
+    loads: int = 0

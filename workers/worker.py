@@ -125,6 +125,7 @@ class Worker:
             tasks=tuple(a.message.task for a in attempts),
             in_flight=tuple(item for a in attempts for item in a.in_flight()),
             memory_bytes=self.models.held_bytes,
+            loads=self.models.loads,
         )
 
     def sees(self, urls: list[str], options: StoreOptions) -> list[str]:

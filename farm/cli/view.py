@@ -226,6 +226,7 @@ def job_facts(job: Mapping[str, Any]) -> None:
             ("ignored", f"{ignored['count']} files: {named}" if ignored["count"] else ""),
             *(("warning", warning) for warning in job.get("warnings", ())),
             *(("note", note) for note in job.get("notes", ())),
+            *(("note", _remark(remark)) for remark in job.get("remarks", ())),
             ("results", job["output"]),
             ("report", report_path(job) if is_over(job) and items["total"] else ""),
         ]
@@ -235,6 +236,12 @@ def job_facts(job: Mapping[str, Any]) -> None:
             ("STEP", "KIND", "STATE", "ITEMS", "REASON"),
             ((s["name"], s["kind"], s["state"], counts(s), s.get("reason")) for s in job["steps"]),
         )
+
+
+def _remark(remark: Mapping[str, Any]) -> str:
+    """Return what was said of some results, with the first of their inputs."""
+    more = remark["items"] - 1
+    return f"{remark['text']}: {remark['input']}{f' and {more} more' if more else ''}"
 
 
 def report_path(job: Mapping[str, Any]) -> str:

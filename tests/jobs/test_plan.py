@@ -305,7 +305,7 @@ def test_too_little_space_is_told_in_time():
     assert summary.note_on_space(None) == ""
     assert summary.note_on_space(3_000_000_000) == ""
     assert summary.note_on_space(1_000_000_000) == (
-        "the results may need 3.0 GB, but the output has 1.0 GB left"
+        "the results may need 3,000.0 MB, but the output has 1,000.0 MB left"
     )
 
 

@@ -255,6 +255,7 @@ def test_workers_json_is_what_the_farm_says(farm_cli: Cli, played: PlayedFarm) -
         "items_done": 5,
         "device_s": 1.0,
         "held_bytes": 1,
+        "loads": 2,
     }
     played.on("GET", "/v1/workers", {"workers": [worker]})
     assert json.loads(farm_cli("workers", "--json").stdout) == {"workers": [worker]}
