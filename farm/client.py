@@ -17,10 +17,10 @@ from jobs import errors
 from jobs.errors import FarmError, NoFarmError, UsageError
 
 FIRST_PATIENCE_S = 3.0
-"""How long a farm that has not answered yet is asked again."""
+"""How long a farm elsewhere that has not answered yet is asked again."""
 
 LOST_PATIENCE_S = 45.0
-"""How long a farm that did answer is asked again: Ray restarts a lost controller in less."""
+"""How long any other farm is asked again: Ray restarts a lost controller in less."""
 
 _CONNECT_S = 5.0
 _ANSWER_S = 60.0
@@ -194,14 +194,20 @@ class Farm:
                     self._answered = True
                     return status, data
                 reason = f"status {status}"
-            patience_s = LOST_PATIENCE_S if self._answered else FIRST_PATIENCE_S
-            if time.monotonic() - started + pause_s > patience_s:
+            if time.monotonic() - started + pause_s > self._patience_s():
                 raise NoFarmError(
                     f"the farm at {self.url} does not answer: {reason}",
                     "it may be starting again: try once more, or `farm up`; submitted jobs are kept",
                 )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
+
+    def _patience_s(self) -> float:
+        """Return how long to ask again. A controller comes back as long as its Ray lives, and only then."""
+        if self.here:
+            found = local.here()
+            return LOST_PATIENCE_S if found is not None and found.api_url == self.url else 0.0
+        return LOST_PATIENCE_S if self._answered else FIRST_PATIENCE_S
 
     def _once(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
         import http.client  # a tenth of the start-up time, and not every command asks a farm
