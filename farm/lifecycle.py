@@ -111,7 +111,7 @@ class Lifecycle:
         job.queued.clear()
 
     async def finish(self, job: JobRun, state: JobState, view: View) -> None:
-        """Write the report, then give the job its last state.
+        """Clear up after attempts that were lost, write the report, then give the job its last state.
 
         In this order, so that whoever sees the state finds the report; a crash between the two writes it
         again.
@@ -123,6 +123,8 @@ class Lifecycle:
         try:
             if report["totals"]["total"]:
                 store = open_store(job.output, job.store_options)
+                if self._may_sweep(job):
+                    await asyncio.to_thread(store.sweep, 0.0)
                 await asyncio.to_thread(write_report, store, report)
         except Exception as error:  # whatever keeps the report from being written must not keep the job
             log.warning("no report of %s", job.id, exc_info=error)
@@ -133,3 +135,18 @@ class Lifecycle:
         reason = f": {job.stopping_reason}" if job.stopping_reason else ""
         self._ledger.event(job.id, "finished", f"the job is {job.state}{reason}")
         del self._dispatcher.jobs[job.id]
+
+    def _may_sweep(self, job: JobRun) -> bool:
+        """Return whether attempts that were lost may have left something where nobody is writing now.
+
+        A job that shares its output with another one leaves that to whichever ends last.
+        """
+        if any(other is not job and other.output == job.output for other in self._dispatcher.jobs.values()):
+            return False
+        return bool(
+            self._ledger.read(
+                "SELECT 1 FROM jobs j JOIN tasks t ON t.job=j.id JOIN attempts a ON a.task=t.id "
+                "WHERE j.output=? AND a.outcome='lost' LIMIT 1",
+                job.output,
+            )
+        )
