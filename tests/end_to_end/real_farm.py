@@ -7,8 +7,10 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
+from PIL import Image
 
 from farm import processes
 from farm.client import Farm as Client
@@ -120,7 +124,7 @@ class RealFarm:
     @property
     def client(self) -> Client:
         """A new client of its api."""
-        return Client(self.file()["api_url"], self.token, here=True)
+        return Client(self.file()["api_url"], self.token)
 
     def http(self) -> httpx.Client:
         """Return a client for requests to its api, with its token."""
@@ -179,6 +183,32 @@ class RealFarm:
         assert found["state"] not in ENDED_JOBS, "it was over before anything could happen to it"
         return found
 
+    def attempts(self, job: str) -> list[dict[str, Any]]:
+        """Return all attempts of a job as the ledger has them, in the order in which they started."""
+        ledger = sqlite3.connect(f"file:{self.file()['ledger']}?mode=ro", uri=True)
+        ledger.row_factory = sqlite3.Row
+        with contextlib.closing(ledger):
+            rows = ledger.execute(
+                "SELECT a.*, t.job FROM attempts a JOIN tasks t ON t.id=a.task WHERE t.job=? "
+                "ORDER BY a.started_at, a.task",
+                (job,),
+            )
+            return [dict(row) for row in rows]
+
+    def add_style(self, name: str, width: int = 2, seed: int = 0) -> None:
+        """Add a style of random weights, made by our own code."""
+        import torch
+
+        from workers.nst.style_models import StyleMetadata, save_style_model
+        from workers.nst.transformer import TransformerNet
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = TransformerNet(width)
+        file = self.home / f"{name}.safetensors"
+        save_style_model(file, net, StyleMetadata(name, width))
+        self.run("styles", "add", file, "--name", name, "--format", "stylefarm")
+
     # Processes.
 
     def processes(self, title: str = "") -> list[psutil.Process]:
@@ -202,6 +232,34 @@ def _title(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return " ".join(process.cmdline())
     return ""
+
+
+@contextlib.contextmanager
+def running_farm(*arguments: object, workers: int = 2, **environment: str) -> Iterator[RealFarm]:
+    """Start a farm; at the end, end it and make sure that nothing of it is left."""
+    with tempfile.TemporaryDirectory(prefix="sf-", dir="/tmp") as folder:
+        farm = RealFarm(Path(folder), **environment)
+        try:
+            farm.up(*arguments, workers=workers)
+            yield farm
+        finally:
+            farm.down()
+        assert farm.processes() == []
+
+
+def photos(folder: Path, count: int, side_px: int = 32) -> Path:
+    """Make a folder of pictures that all differ."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (side_px, side_px, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"p{number:03d}.png")
+    return folder
+
+
+def stylize_manifest(inputs: Path, output: Path, style: str, **job: Any) -> dict[str, Any]:
+    """Return a manifest that renders a folder in a style."""
+    step = {"name": "render", "kind": "stylize", "inputs": [str(inputs)], "styles": [style]}
+    return {"version": 1, "name": "photos", "output": str(output), "steps": [step], **job}
 
 
 # --- what a job leaves in its output ----------------------------------------------------------------
