@@ -22,7 +22,8 @@ from jobs.paths import (
     split_glob,
     split_url,
 )
-from jobs.storage.base import FARM_PREFIX, Entry, Store, open_store
+from jobs.storage.base import FARM_PREFIX, Entry, Store
+from jobs.storage.opening import open_store
 from jobs.storage.rules import safe_key
 from jobs.tasks import StoreOptions
 

@@ -14,7 +14,9 @@ from jobs.manifest import Manifest
 from jobs.paths import OutputNames, is_s3
 from jobs.schema import Mistake, refusal
 from jobs.steps import Checking, PlannedItem, PlannedTask, Planning, Step, Style, StyleLookup, step_kind
-from jobs.storage.base import Store, open_store
+from jobs.storage.base import Store
+from jobs.storage.opening import open_store
+from jobs.tasks import StoreOptions
 
 __all__ = [
     "Checked",
@@ -65,22 +67,21 @@ def validate_plan(manifest: Manifest, library: StyleLookup, *, opener: Open = op
         if kind.check:
             kind.check(step, ("steps", number), checking)
     try:
-        store = _open_output(manifest.output, opener(manifest.output, options))
+        store = _open_output(manifest.output, options, opener)
+        if not checking.mistakes:  # a job that is refused leaves no folder behind
+            store.probe()
+            checking.notes += _notes_on(store)
     except UsageError as error:
         checking.refuse(("output",), error)
-    else:
-        checking.notes += _notes_on(store)
     if checking.mistakes:
         raise refusal(checking.mistakes)
     return Checked(checking.styles, tuple(checking.notes))
 
 
-def _open_output(output: str, store: Store) -> Store:
-    """Return the output's store after it has shown that it can be written."""
+def _open_output(output: str, options: StoreOptions, opener: Open) -> Store:
     if not is_s3(output) and not Path(output).is_absolute():
         raise UsageError(f"{output} is a relative path", "give an absolute path: workers run elsewhere")
-    store.probe()
-    return store
+    return opener(output, options)
 
 
 def _notes_on(store: Store) -> list[str]:

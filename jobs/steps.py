@@ -20,7 +20,7 @@ from jobs.estimates import Rates
 from jobs.inputs import Ignored, Open
 from jobs.paths import OutputNames
 from jobs.schema import FolderName, Location, Mistake, Section, Within, near, shown
-from jobs.storage.base import open_store
+from jobs.storage.opening import open_store
 from jobs.tasks import StoreOptions
 
 PLUGINS_VARIABLE = "FARM_KINDS"

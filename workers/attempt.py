@@ -17,8 +17,7 @@ from jobs.errors import BadInputError, ConflictError, Failure, FarmError, LeaseL
 from jobs.library import Library
 from jobs.records import Record, render_key
 from jobs.states import ItemState
-from jobs.storage import Committed, Found, Store
-from jobs.storage.base import split_url
+from jobs.storage import Committed, Found, Store, store_and_key
 from jobs.tasks import Emitted, Event, Item, ItemFinished, ItemStarted, Progress, StoreOptions, TaskMessage
 from workers.kinds import Kind, Produced, load_kind
 from workers.models import ModelCache
@@ -255,7 +254,7 @@ class Attempt:
         return key, found
 
     def _content(self, item: Item) -> bytes:
-        root, key = split_url(item.input)
+        root, key = store_and_key(item.input)
         try:
             return self._services.store(root, self.message.store_options).read(
                 key, limit_bytes=_LARGEST_INPUT_BYTES

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = (1 << 31) - 1
 _LARGEST_KEPT_BLOCK_BYTES = 256 << 20
-"""Larger blocks go back to the kernel at once: kept ones would fragment, and double what 4 megapixels need."""
+"""Larger blocks go back to the kernel at once: kept ones would fragment and double the peak."""
 
 
 def tune_allocator() -> None:

@@ -31,7 +31,7 @@ def library() -> Library:
         UsageError: If another machine's farm is named: its styles are kept there.
     """
     from jobs.library import Library
-    from jobs.storage.base import open_store
+    from jobs.storage import open_store
 
     if local.is_remote():
         raise UsageError(
