@@ -126,13 +126,17 @@ class LocalStore:
 
     def find(self, key: str) -> Found:
         """Return what stands at an output key; a result that was recorded and not published is published."""
-        record = self._latest(result_key(key))
-        if record is not None:
-            # A staged file that is gone was published by another just now: nothing is left to do.
-            with files.explained(self.path(key)), suppress(FileNotFoundError):
-                self._publish(record, over_foreign=False)
-        with files.explained(self.path(key)):
-            return self._look(key, record)
+        final = self.path(result_key(key))
+        with files.explained(final):
+            while True:
+                record = self._latest(key)
+                if record is not None:
+                    # A staged file that is gone was published by another just now: nothing is left to do.
+                    with suppress(FileNotFoundError):
+                        self._publish(record, over_foreign=False)
+                found = self._look(key, record)
+                if self._generation(key) == _generation_of(record):
+                    return found  # else the file may be of a generation that was recorded in between
 
     def commit(self, record: Record, data: bytes, found: Found, *, on_existing: str = "fail") -> Committed:
         """Make `data` the result at `record.key`, for exactly one attempt."""
@@ -179,8 +183,10 @@ class LocalStore:
         if not os.path.lexists(final):
             return
         is_folder = final.is_dir() and not final.is_symlink()
-        if is_folder or not (over_foreign or self._of_farm(final, key, latest)):
-            raise conflict(str(final))
+        if not is_folder and (over_foreign or self._of_farm(final, key, latest)):
+            return
+        if self._generation(key) == _generation_of(latest):
+            raise conflict(str(final))  # else it is of the attempt that was faster, and recording will tell
 
     def _record(self, record: Record, data: bytes) -> Record | None:
         """Stage `data` and link its record to its name; return None and clean up if another was first."""
@@ -210,6 +216,7 @@ class LocalStore:
         final = self._target(record.key)
         if not files.link_new(staged, final):
             if not over_foreign and not self._of_farm(final, record.key, record):
+                staged.lstat()  # if it is gone, the file is of a later generation
                 return False
             staged.replace(final)
         files.sync_folder(final.parent)
@@ -253,11 +260,15 @@ class LocalStore:
     # Records and what they name.
 
     def _latest(self, key: str) -> Record | None:
-        """Return the record of the highest generation; there are no gaps below it."""
+        generation = self._generation(key)
+        return self._at(key, generation) if generation else None
+
+    def _generation(self, key: str) -> int:
+        """Return the highest generation that is recorded, or 0; there are no gaps below it."""
         generation = 0
         while os.path.lexists(self.path(record_key(key, generation + 1))):
             generation += 1
-        return self._at(key, generation) if generation else None
+        return generation
 
     def _at(self, key: str, generation: int) -> Record | None:
         path = self.path(record_key(key, generation))
@@ -282,7 +293,7 @@ class LocalStore:
 
     def _of_farm(self, final: Path, key: str, latest: Record | None) -> bool:
         """Return whether the file, which is read, is what the latest record or one before it names."""
-        for generation in range(latest.generation if latest else 0, 0, -1):
+        for generation in range(_generation_of(latest), 0, -1):
             record = self._at(key, generation)
             if record is not None and _is_of(final, record, read=True):
                 return True
@@ -319,6 +330,10 @@ class LocalStore:
 
 def _size_of(data: bytes | Path) -> int:
     return data.stat().st_size if isinstance(data, Path) else len(data)
+
+
+def _generation_of(record: Record | None) -> int:
+    return record.generation if record else 0
 
 
 def _parse(path: Path) -> Record:
