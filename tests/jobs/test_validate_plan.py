@@ -63,6 +63,7 @@ def test_an_output_inside_its_own_input_is_refused(photos, tmp_path, library, ou
     manifest = manifest_of({"inputs": [str(photos)]}, output=tmp_path / output)
     (line,) = refusals(manifest, library)
     assert line.startswith(f"steps[0].inputs[0]: the output {tmp_path / output} lies inside the input")
+    assert not list(photos.rglob(".farm")), "nothing is left of a refused job"
 
 
 def test_an_output_beside_or_below_what_is_not_listed_is_fine(photos, tmp_path, library):
