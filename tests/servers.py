@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -201,13 +201,16 @@ class Trouble:
     Attributes:
         endpoint_url: Where the proxy answers.
         plan: Pairs of a method (`PUT`, empty for any) and what happens to the next such request: a status
-            to answer without asking the store, or `lost`: the store does it, but its reply is cut off.
+            to answer without asking the store, `lost` (the store does it, but its reply is cut off),
+            or `pass`.
         seen: Methods and paths of all requests so far.
+        connections: All that were ever opened.
     """
 
     endpoint_url: str
     plan: list[tuple[str, int | str]] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
+    connections: list[socket.socket] = field(default_factory=list)
 
     def next_for(self, method: str) -> int | str | None:
         """Return what happens to this request, and forget it."""
@@ -233,13 +236,28 @@ def troubled(endpoint_url: str) -> Iterator[Trouble]:
         server.shutdown()
         thread.join()
         server.server_close()
+        for connection in trouble.connections:
+            with suppress(OSError):  # closed by its client already
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Proxy(BaseHTTPRequestHandler):
     """Passes requests on, byte for byte, except for what `Trouble` says."""
 
+    wbufsize = -1  # a reply in several pieces would wait for acknowledgments
     protocol_version = "HTTP/1.1"  # boto3 waits for `100 Continue` before it sends a body
     _CODES: ClassVar = {403: "AccessDenied", 409: "ConditionalRequestConflict", 501: "NotImplemented"}
+
+    def setup(self) -> None:
+        """Remember the connection, which a client may keep open."""
+        super().setup()
+        self.server.trouble.connections.append(self.connection)  # type: ignore[attr-defined]
+
+    def handle_expect_100(self) -> bool:
+        """Let the client send its body at once."""
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

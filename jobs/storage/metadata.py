@@ -25,16 +25,16 @@ def to_metadata(record: Record) -> dict[str, str]:
         "farm-version": str(record.version),
         "farm-key": _digest(record.key),
         "farm-generation": str(record.generation),
-        "farm-job": quote(record.job),
+        "farm-job": _encode(record.job),
         "farm-task": str(record.task),
         "farm-attempt": str(record.attempt),
         "farm-render-key": record.render_key,
         "farm-sha256": record.sha256,
-        "farm-input": quote(record.input),
+        "farm-input": _encode(record.input),
         "farm-input-size": str(record.input_size_bytes),
-        "farm-input-stamp": quote(record.input_stamp),
+        "farm-input-stamp": _encode(record.input_stamp),
         "farm-input-sha256": record.input_sha256,
-        "farm-extra": quote(json.dumps(record.extra, sort_keys=True)),
+        "farm-extra": _encode(json.dumps(record.extra, sort_keys=True)),
     }
     metadata = {name: value for name, value in metadata.items() if value}
     for name in _OPTIONAL:
@@ -58,21 +58,29 @@ def from_metadata(key: str, size_bytes: int, metadata: Mapping[str, str]) -> Rec
         return Record(
             key=key,
             generation=int(metadata["farm-generation"]),
-            job=unquote(metadata["farm-job"]),
+            job=_decode(metadata, "farm-job"),
             task=int(metadata["farm-task"]),
             attempt=int(metadata["farm-attempt"]),
             render_key=metadata.get("farm-render-key", ""),
             size_bytes=size_bytes,
             sha256=metadata["farm-sha256"],
-            input=unquote(metadata.get("farm-input", "")),
+            input=_decode(metadata, "farm-input"),
             input_size_bytes=int(metadata.get("farm-input-size", "-1")),
-            input_stamp=unquote(metadata.get("farm-input-stamp", "")),
+            input_stamp=_decode(metadata, "farm-input-stamp"),
             input_sha256=metadata.get("farm-input-sha256", ""),
-            extra=json.loads(unquote(metadata.get("farm-extra", "{}"))),
+            extra=dict(json.loads(_decode(metadata, "farm-extra") or "{}")),
             version=int(metadata["farm-version"]),
         )
-    except (KeyError, ValueError):  # somebody edited it
+    except (KeyError, TypeError, ValueError):  # somebody edited it
         return None
+
+
+def _encode(text: str) -> str:
+    return quote(text, errors="surrogateescape")
+
+
+def _decode(metadata: Mapping[str, str], name: str) -> str:
+    return unquote(metadata.get(name, ""), errors="surrogateescape")
 
 
 def _digest(key: str) -> str:

@@ -30,6 +30,7 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from jobs.errors import BadInputError, FarmError, StorageError, UsageError
 from jobs.records import Record
@@ -48,7 +49,7 @@ LONGEST_PAUSE_S = 4.0
 SINGLE_PUT_LIMIT_BYTES = 5 * 1024**3
 MULTIPART_FROM_BYTES = 64 * 1024**2
 
-_CUT_OFF = (HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+_CUT_OFF = (NoConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _CONTENDED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 _CREDENTIALS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws"
