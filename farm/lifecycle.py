@@ -117,8 +117,7 @@ class Lifecycle:
         again.
         """
         finished_at = time.time()
-        if job.stopping_reason:
-            self._ledger.update("jobs", {"reason": job.stopping_reason}, id=job.id)
+        self._ledger.update("jobs", {"reason": job.stopping_reason}, id=job.id)
         report = build_report(view, job.id, state, finished_at)
         try:
             if report["totals"]["total"]:
@@ -129,7 +128,8 @@ class Lifecycle:
         except Exception as error:  # whatever keeps the report from being written must not keep the job
             log.warning("no report of %s", job.id, exc_info=error)
             reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
-            self._ledger.note(job.id, f"the report could not be written: {reason}")
+            reasons = filter(None, (job.stopping_reason, f"the report could not be written: {reason}"))
+            self._ledger.update("jobs", {"reason": "; ".join(reasons)}, id=job.id)
         job.state = state if job.state is state else move(job.state, state)
         self._ledger.update("jobs", {"state": job.state, "finished_at": finished_at}, id=job.id)
         reason = f": {job.stopping_reason}" if job.stopping_reason else ""

@@ -66,9 +66,8 @@ def test_a_report_that_cannot_be_written_is_said_and_does_not_keep_the_job_from_
         async with farm(tmp_path, ScriptedPool(script=succeed)) as controller:
             job = await over(controller, await controller.commands.submit(manifest(tmp_path)))
             assert job["state"] == "completed"
-            (note,) = job["notes"]
-            assert "the report could not be written" in note
-            assert str(error) in note
+            assert "the report could not be written" in job["reason"]
+            assert str(error) in job["reason"]
 
     run(scene())
 
