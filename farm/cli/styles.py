@@ -92,8 +92,8 @@ def add(
         width=made.width,
         size_bytes=len(made.data),
         created_at=time.time(),
-        source=source or file.name,
-        license=license_,
+        source=source or made.metadata["source"] or file.name,
+        license=license_ or made.metadata["license"],
         metadata={**made.metadata, "thumbnail_sha256": found.put(made.thumbnail)},
     )
     added = found.add_style(entry)

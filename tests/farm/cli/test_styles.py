@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.farm.cli.conftest import Cli
+from workers.nst.style_models import StyleMetadata, save_style_model
 from workers.nst.transformer import TransformerNet
 
 
@@ -50,6 +51,16 @@ def test_people_see_where_a_style_came_from(cli: Cli, weights: Path) -> None:
     assert "tiny [v1].pth" in cli("styles", "list").stdout
     assert "tiny [v1].pth" in cli("styles", "show", "tiny").stdout
     assert "no styles yet" not in cli("styles", "list").stdout
+
+
+def test_what_a_style_model_says_of_itself_is_shown(cli: Cli, machine: Path) -> None:
+    """License and source in a file of ours are the style's, unless something else is said."""
+    own = machine / "own.safetensors"
+    save_style_model(own, TransformerNet(width=2), StyleMetadata("own", 2, license="CC0", source="by hand"))
+    for name, more, expected in (("own", (), "CC0"), ("said", ("--license", "MIT"), "MIT")):
+        command = ("styles", "add", str(own), "--name", name, "--format", "stylefarm", *more, "--json")
+        added = json.loads(cli(*command).stdout)
+        assert (added["license"], added["source"]) == (expected, "by hand")
 
 
 def test_a_taken_name_is_refused(cli: Cli, weights: Path, machine: Path) -> None:
