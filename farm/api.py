@@ -86,10 +86,16 @@ async def _answer_error(_: Request, caught: Exception) -> Response:
 
 
 async def _limit_body(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuse a body that is too large, or does not say how large it is, before it is read."""
+    if "transfer-encoding" in request.headers:
+        return _refused("a body needs a Content-Length", 411)
     if int(request.headers.get("content-length") or 0) > _LARGEST_BODY_BYTES:
-        message = f"a request may have at most {_LARGEST_BODY_BYTES} bytes"
-        return JSONResponse({"error": {"message": message, "hint": "", "type": "UsageError"}}, 413)
+        return _refused(f"a request may have at most {_LARGEST_BODY_BYTES} bytes", 413)
     return await go_on(request)
+
+
+def _refused(message: str, status: int) -> Response:
+    return JSONResponse({"error": {"message": message, "hint": "", "type": "UsageError"}}, status)
 
 
 def _add_jobs(app: FastAPI, controller: Controller, authorize: list[Any]) -> None:

@@ -53,16 +53,21 @@ class Commands:
         Raises:
             UsageError: If the manifest or what it names is wrong.
         """
-        if client_token:
-            known = self._ledger.read("SELECT id FROM jobs WHERE client_token=?", client_token)
-            if known:
-                return str(known[0]["id"])
+        if known := self._known(client_token):
+            return known
         manifest = load_manifest(document)
         checked = await self._planner.check(manifest)
+        if known := self._known(client_token):  # asked again while the first one was being checked
+            return known
         job = self._record(manifest, checked, client_token)
         self._dispatcher.jobs[job.id] = job
         self._touch(job.id)
         return job.id
+
+    def _known(self, client_token: str | None) -> str:
+        """Return the job that was submitted with this token, or nothing."""
+        found = self._ledger.read("SELECT id FROM jobs WHERE client_token=?", client_token)
+        return str(found[0]["id"]) if found else ""
 
     def _record(self, manifest: Manifest, checked: Checked, client_token: str | None) -> JobRun:
         user = manifest.user or getpass.getuser()
