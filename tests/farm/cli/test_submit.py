@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from farm import client
-from farm.cli import connect
+from farm.cli import connect, manifests
+from farm.cli.options import JobOptions
 from tests.farm.cli.conftest import Cli
 from tests.farm.cli.played import TOKEN, PlayedFarm, ended_job, make_job
+from tests.jobs.test_manifest import BAD, with_value
 
 
 def submitted(played: PlayedFarm) -> dict[str, Any]:
@@ -195,6 +198,28 @@ def test_a_wrong_value_is_one_line_about_its_option_with_a_hint(
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: ")
     assert options[0] in error
+    assert hint.startswith("hint: ")
+    assert result.stdout == ""
+
+
+def test_every_option_has_a_wrong_value_above() -> None:
+    """Only switches and free text are always right; a profile that is not there is found when it is used."""
+    always_right = {"inputs", "recursive", "s3_region", "s3_profile", "s3_path_style"}
+    assert {manifests.flag(f.name) for f in fields(JobOptions) if f.name not in always_right} <= {
+        options[0] for options in WRONG
+    }
+
+
+@pytest.mark.parametrize(("place", "value", "says"), BAD, ids=lambda value: str(value)[:40])
+def test_a_wrong_value_in_a_manifest_is_one_line_with_its_place_and_a_hint(
+    farm_cli: Cli, played: PlayedFarm, machine: Path, place: str, value: Any, says: str
+) -> None:
+    (machine / "job.json").write_text(json.dumps(with_value(place, value)))
+    result = farm_cli("render", "job.json")
+    assert result.exit_code == 2
+    assert not played.requests, "nothing wrong is handed in"
+    error, hint = result.stderr.splitlines()
+    assert error.startswith(f"error: {says}")
     assert hint.startswith("hint: ")
     assert result.stdout == ""
 
