@@ -12,6 +12,7 @@ from jobs import paths
 from jobs.errors import BadInputError, UsageError
 from jobs.states import ItemState
 from jobs.storage import Store, open_store
+from jobs.storage.files import explained, make_folder
 from jobs.tasks import StoreOptions
 
 if TYPE_CHECKING:
@@ -42,13 +43,24 @@ def make_sheet(reader: Reader, job: dict[str, Any], output: str | None = None) -
     options = _store_options(reader, job)
     store = open_store(job["output"], options)
     sheet = contact_sheet([_tile(store, item) for item in items], thumbnail_px=_THUMBNAIL_PX)
-    folder, name = paths.split_url(place)
     try:
-        data, _ = encode(np.asarray(sheet), None, PurePosixPath(name).suffix)
+        data, _ = encode(np.asarray(sheet), None, PurePosixPath(place).suffix)
     except ValueError as error:
         raise UsageError(f"{place}: {error}", "name a .jpg or .png file") from error
-    open_store(folder, options).write(name, data)
+    _write(place, data, options)
     return place
+
+
+def _write(place: str, data: bytes, options: StoreOptions) -> None:
+    if paths.is_s3(place):
+        folder, name = paths.split_url(place)
+        open_store(folder, options).write(name, data)
+        return
+    # Not through a store: that would begin a `.farm` in the folder, which is none of results.
+    path = Path(place)
+    with explained(path):
+        make_folder(path.parent)
+        path.write_bytes(data)
 
 
 def _chosen(reader: Reader, job: dict[str, Any]) -> list[dict[str, Any]]:

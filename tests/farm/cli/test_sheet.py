@@ -71,6 +71,7 @@ def test_a_sheet_can_lie_elsewhere_in_another_format(farm_cli: Cli, machine: Pat
     with Image.open(machine / "sheet.png") as picture:
         assert picture.format == "PNG"
         assert {RED} <= colors(picture)
+    assert not (machine / ".farm").exists(), "a folder of one sheet does not look like one of results"
 
 
 @pytest.mark.usefixtures("job")
