@@ -52,7 +52,10 @@ MULTIPART_FROM_BYTES = 64 * 1024**2
 _CUT_OFF = (NoConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _CONTENDED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
-_CREDENTIALS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws"
+_CREDENTIALS_HINT = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws; "
+    "a farm that runs has the environment of its `farm up`"
+)
 _HINTS = {
     "NoSuchBucket": "make the bucket first, or check its name",
     "InvalidBucketName": "check the bucket's name",
