@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import time
 from dataclasses import dataclass
 
@@ -63,24 +64,32 @@ class Lifecycle:
     def _settle_steps(self, job: JobRun) -> Todo:
         rows = self._ledger.read("SELECT * FROM steps WHERE job=? ORDER BY position", job.id)
         states = {row["name"]: StepState(row["state"]) for row in rows}
-        for row in rows:
-            name = row["name"]
-            if states[name] is StepState.READY and row["planned"] and not job.open_tasks[name]:
-                made = row["done"] + row["skipped"]
-                ended = StepState.DONE if made or not row["failed"] else StepState.FAILED
-                states[name] = self._move_step(job, name, states[name], ended)
-            elif states[name] is StepState.BLOCKED:
-                needs = {need: states[need] for need in json.loads(row["needs"])}
-                broken = [need for need, state in needs.items() if state is StepState.FAILED]
-                if broken:
-                    reason = f"it needs {', '.join(broken)}, which failed"
-                    states[name] = self._move_step(job, name, states[name], StepState.FAILED, reason)
-                elif all(state is StepState.DONE for state in needs.values()):
-                    states[name] = self._move_step(job, name, states[name], StepState.READY)
+        moved = True
+        while moved:  # one step may let another move that stands before it
+            moved = any(self._settle_step(job, row, states) for row in rows)
         if all(state in {StepState.DONE, StepState.FAILED} for state in states.values()):
             return Todo(finish=self._final_state(job, list(states.values())))
         unplanned = {row["name"] for row in rows if not row["planned"]}
         return Todo(plan=any(states[name] is StepState.READY for name in unplanned))
+
+    def _settle_step(self, job: JobRun, row: sqlite3.Row, states: dict[str, StepState]) -> bool:
+        """Move one step as far as it can go now; return whether it moved."""
+        name = row["name"]
+        old, reason = states[name], ""
+        if old is StepState.READY and row["planned"] and not job.open_tasks[name]:
+            made = row["done"] + row["skipped"]
+            states[name] = StepState.DONE if made or not row["failed"] else StepState.FAILED
+        elif old is StepState.BLOCKED:
+            needs = {need: states[need] for need in json.loads(row["needs"])}
+            broken = [need for need, state in needs.items() if state is StepState.FAILED]
+            if broken:
+                states[name], reason = StepState.FAILED, f"it needs {', '.join(broken)}, which failed"
+            elif all(state is StepState.DONE for state in needs.values()):
+                states[name] = StepState.READY
+        if states[name] is old:
+            return False
+        self._move_step(job, name, old, states[name], reason)
+        return True
 
     def _final_state(self, job: JobRun, steps: list[StepState]) -> JobState:
         clean = not job.failed and StepState.FAILED not in steps
@@ -90,13 +99,10 @@ class Lifecycle:
         job.state = move(job.state, state)
         self._ledger.update("jobs", {"state": job.state}, id=job.id)
 
-    def _move_step(
-        self, job: JobRun, name: str, old: StepState, new: StepState, reason: str = ""
-    ) -> StepState:
+    def _move_step(self, job: JobRun, name: str, old: StepState, new: StepState, reason: str) -> None:
         self._ledger.update("steps", {"state": move(old, new), "reason": reason}, job=job.id, name=name)
         if reason:
             self._ledger.event(job.id, "step failed", f"{name}: {reason}")
-        return new
 
     def _cancel_rest(self, job: JobRun) -> None:
         for row in self._ledger.read(
