@@ -20,9 +20,14 @@ import pytest
 import typer.main
 import yaml
 
+from jobs.manifest import S3, Manifest, load_manifest
+from jobs.steps import Step
+from jobs.stylize_step import StylizeStep
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 CLI_PAGE = ROOT / "docs" / "cli.md"
+MANIFEST_PAGE = ROOT / "docs" / "howto" / "manifests.md"
 
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
@@ -220,6 +225,39 @@ def test_every_command_that_is_shown_could_be_typed() -> None:
                 wrong += [f"{where}: {line.strip()}: {word}" for word in _wrong_words(line)]
     assert wrong == []
     assert shown > len(_leaves())
+
+
+def _manifests() -> list[Manifest]:
+    """Return all manifests that are shown in blocks; one that is not valid raises."""
+    shown = [block for block in _blocks() if block.language == "yaml" and "steps:" in block.text]
+    return [load_manifest(block.text) for block in shown]
+
+
+MANIFEST_KEYS = {
+    "The job": set(Manifest.model_fields),
+    "`s3`": set(S3.model_fields),
+    "A step": set(Step.model_fields),
+    "`stylize`": set(StylizeStep.model_fields) - set(Step.model_fields),
+}
+
+
+def test_the_page_of_manifests_has_every_key_and_no_other() -> None:
+    """Each part has a table with one row for each key, nothing more."""
+    _, *parts = re.split(r"^##+ +(.+?)\s*$", MANIFEST_PAGE.read_text(), flags=re.MULTILINE)
+    shown = {
+        heading: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+        for heading, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert {heading: shown.get(heading) for heading in MANIFEST_KEYS} == MANIFEST_KEYS
+
+
+def test_every_key_of_a_manifest_is_shown_in_a_block_that_is_valid() -> None:
+    """A reader finds each key in use, with a value that is allowed."""
+    used: set[str] = set()
+    for manifest in _manifests():
+        used |= manifest.model_fields_set | manifest.s3.model_fields_set
+        used |= {key for step in manifest.steps for key in step.model_fields_set}
+    assert used == set().union(*MANIFEST_KEYS.values())
 
 
 def _cluster() -> dict[str, Any]:
