@@ -1,0 +1,287 @@
+"""The objective over a picture in tiles, on the members of a group: the very loss and gradient of the whole.
+
+Every distance of style is a function of sums over positions. So each tile adds up its own positions, the
+sums of all tiles give the derivatives by the moments, and each tile carries these back to the pixels that it
+read, its neighbors' among them, who add what they get. Nothing is blended, nothing is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.nst.exact_sums import ExactSums
+from workers.nst.features import LossNetwork
+from workers.nst.losses import ContentTerm, Objective, StyleTerm, Sums, WeightedStyle
+from workers.nst.regions import Region
+from workers.nst.tiled_network import LayerVectors, TiledNetwork
+from workers.nst.tiling import Share
+from workers.nst.variation import TvTerm, Window, total_variation
+
+TV_REACH_PX = 1
+"""How far the differences of a pixel look beyond it."""
+
+_FLOAT32_BYTES = 4
+
+_LOSSES = "losses"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TiledEvaluation:
+    """What one evaluation of an objective gave; loss and terms have the same bits on every member.
+
+    Attributes:
+        loss: The sum of all terms.
+        gradients: Of the loss, for each tile of this member, with its shape and dtype.
+        terms: Each term by name, as `WholePicture` names them.
+    """
+
+    loss: float
+    gradients: dict[int, Tensor]
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Walk:
+    """A tile's way through the network, with a graph unless gradients are off.
+
+    Attributes:
+        pixels: All that the tile reads.
+        features: Its own, by layer.
+        variations: Its part of each term of total variation, without the weight.
+    """
+
+    pixels: Tensor
+    features: dict[str, Tensor]
+    variations: list[Tensor]
+
+
+class TiledPicture:
+    """An objective bound to its targets, evaluated over the tiles of a picture.
+
+    Loss, terms and gradients have the same bits for every number of members and whoever holds which tile.
+    Sums and distances of style are float64; features have the dtype of the network, pixels their own.
+
+    Args:
+        network: The loss network, on the device of the tiles.
+        objective: What is minimized.
+        content: This member's tiles of what the content terms compare with, RGB in 0..1, `[1, 3, h, w]`.
+        styles: Weight and moments of each style, float64 on the network's device; of member 0 they count.
+        share: The tiles of this member; all members make the same calls.
+        keep_graphs: For how many of this member's tiles the graph of the first pass is kept for the second;
+            the others are computed once more, for the same bits in more time and less memory. None for all.
+
+    Raises:
+        ValueError: If the picture is too small, a layer is not known, styles are missing, or a term is not
+            exact in tiles.
+    """
+
+    def __init__(
+        self,
+        network: LossNetwork,
+        objective: Objective,
+        content: dict[int, Tensor],
+        styles: Sequence[WeightedStyle],
+        share: Share,
+        *,
+        keep_graphs: int | None = None,
+    ) -> None:
+        check_exact(objective)
+        self._objective = objective
+        self._share = share
+        self._tiles = TiledNetwork(
+            network, objective.layers, share, reach_px=TV_REACH_PX if objective.tv else 0
+        )
+        held = share.held
+        self._kept = frozenset(held if keep_graphs is None else held[:keep_graphs])
+        self._distances = objective.distances(styles) if objective.style else []
+        self._vectors = LayerVectors({t.layer: self._tiles.channels[t.layer] for t in objective.style})
+        content_layers = sorted({term.layer for term in objective.content})
+        self._targets = self._content_targets(content, content_layers)
+        self._factors = self._content_factors(content_layers)
+        self._sums = ExactSums(
+            share.group,
+            len(share.tiling.cores),
+            self._vectors.lengths,
+            [*content_layers, *map(_tv_name, range(len(objective.tv)))],
+        )
+
+    @property
+    def exponents(self) -> dict[str, int]:
+        """Of the fixed point in which sums are added: state that a resumed run needs for the same bits."""
+        return dict(self._sums.exponents)
+
+    @exponents.setter
+    def exponents(self, exponents: dict[str, int]) -> None:
+        self._sums.exponents = dict(exponents)
+
+    def __call__(self, tiles: dict[int, Tensor]) -> TiledEvaluation:
+        """Return loss and gradient at a picture.
+
+        Args:
+            tiles: Of this member, `[1, 3, h, w]` in 0..`pixel_range`.
+
+        Raises:
+            ValueError: If a sum is not finite.
+        """
+        crops = self._tiles.borders.spread(tiles)
+        walks: dict[int, _Walk] = {}
+        vectors, numbers = {}, {}
+        for tile, crop in crops.items():
+            with torch.set_grad_enabled(tile in self._kept):
+                walk = self._walk(tile, crop)
+            vectors[tile], numbers[tile] = self._measure(tile, walk)
+            if tile in self._kept:
+                walks[tile] = walk
+            del walk
+        sums, added = self._sums.add(vectors, numbers)
+        terms, slopes = self._coordinate(sums, added)
+        gradients = {}
+        for tile, crop in crops.items():
+            with torch.enable_grad():
+                walk = walks.pop(tile) if tile in walks else self._walk(tile, crop)
+            gradients[tile] = self._back(tile, walk, slopes)
+            del walk
+        return TiledEvaluation(sum(terms.values()), self._tiles.borders.collect(gradients), terms)
+
+    def _walk(self, tile: int, crop: Tensor) -> _Walk:
+        pixels = crop.detach().requires_grad_(torch.is_grad_enabled())
+        features = self._tiles.owned(tile, pixels / self._objective.pixel_range)
+        variations = []
+        if self._objective.tv:
+            whole, core = self._share.tiling.whole, self._share.tiling.cores[tile]
+            reached = Region(core.top, core.left, core.bottom + TV_REACH_PX, core.right + TV_REACH_PX).clip(
+                whole
+            )
+            window = Window(*core, whole.height, whole.width)
+            near = pixels[(..., *reached.slices(self._tiles.plans[tile].pixels))].double()
+            variations = [total_variation(term.form, near, window) for term in self._objective.tv]
+        return _Walk(pixels, features, variations)
+
+    @torch.no_grad()
+    def _measure(self, tile: int, walk: _Walk) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return what a tile adds to the sums: vectors of style, numbers of content and of variation."""
+        numbers = dict.fromkeys(self._factors, 0.0)
+        for layer, target in self._targets[tile].items():
+            numbers[layer] = float((walk.features[layer] - target).double().square().sum())
+        for index, variation in enumerate(walk.variations):
+            numbers[_tv_name(index)] = float(variation)
+        return self._vectors.of_features(walk.features), numbers
+
+    def _coordinate(
+        self, sums: dict[str, Tensor], numbers: dict[str, float]
+    ) -> tuple[dict[str, float], dict[str, tuple[Tensor, Tensor]]]:
+        """Return all terms, and the derivatives by the sums of each layer; member 0 computes them for all."""
+        lengths = {_LOSSES: len(self._distances)} | self._vectors.lengths
+        message = torch.empty(sum(lengths.values()), dtype=torch.float64)
+        if self._share.group.rank == 0:
+            message = torch.cat(self._style(sums))
+        parts = torch.split(self._share.group.broadcast(message), list(lengths.values()))
+        vectors = dict(zip(lengths, parts, strict=True))
+        terms: dict[str, float] = {}
+        for (term, _), loss in zip(self._distances, vectors.pop(_LOSSES).tolist(), strict=True):
+            _note(terms, f"style {term.layer}", loss)
+        for layer, factor in self._factors.items():
+            _note(terms, f"content {layer}", factor * numbers[layer])
+        for index, variation in enumerate(self._objective.tv):
+            _note(terms, f"tv {variation.form}", variation.weight * numbers[_tv_name(index)])
+        return terms, self._vectors.unpack(vectors)
+
+    def _style(self, sums: dict[str, Tensor]) -> list[Tensor]:
+        """Return the terms of style and the vectors of their derivatives by the sums, float64 on the CPU."""
+        moments, derivatives = {}, {}
+        for layer, pair in self._vectors.unpack(sums).items():
+            second, first = (tensor.to(self._tiles.network.device).requires_grad_() for tensor in pair)
+            derivatives[layer] = (second, first)
+            moments[layer] = Sums(second, first, self._tiles.positions(layer)).moments()
+        terms = [distance(moments[term.layer]) * term.weight for term, distance in self._distances]
+        if terms:
+            torch.autograd.backward(terms)
+        slopes = {}
+        for layer, pair in derivatives.items():
+            second, first = (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in pair)
+            slopes[layer] = ((second + second.T).cpu(), first.cpu())
+        losses = torch.tensor([float(term.detach()) for term in terms], dtype=torch.float64)
+        return [losses, *self._vectors.pack(slopes).values()]
+
+    def _back(self, tile: int, walk: _Walk, slopes: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the gradient by all pixels that a tile reads, of what it owns."""
+        pulls: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for layer, features in walk.features.items():
+                if layer in slopes:
+                    pulls[layer] = _feature_gradient(features, *slopes[layer])
+            for layer, target in self._targets[tile].items():
+                pull = (walk.features[layer] - target).mul_(2 * self._factors[layer])
+                pulls[layer] = pulls[layer] + pull if layer in pulls else pull
+        outputs = [walk.features[layer] for layer in pulls] + walk.variations
+        weights = [torch.tensor(term.weight, dtype=torch.float64) for term in self._objective.tv]
+        if outputs:
+            torch.autograd.backward(outputs, [*pulls.values(), *weights])
+        return torch.zeros_like(walk.pixels) if walk.pixels.grad is None else walk.pixels.grad
+
+    def _content_targets(
+        self, content: dict[int, Tensor], layers: Sequence[str]
+    ) -> dict[int, dict[str, Tensor]]:
+        """Return the content's features, for each tile of this member its own of the layers of content."""
+        targets: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            for tile, crop in self._tiles.borders.spread(content).items():
+                owned = self._tiles.owned(tile, crop) if layers else {}
+                targets[tile] = {layer: owned[layer].clone() for layer in layers if layer in owned}
+        return targets
+
+    def _content_factors(self, layers: Sequence[str]) -> dict[str, float]:
+        """Return what the sum of squared differences of each layer is multiplied with."""
+        if not layers:
+            return {}
+        energies = {
+            tile: {
+                layer: float(owned[layer].double().square().sum()) if layer in owned else 0.0
+                for layer in layers
+            }
+            for tile, owned in self._targets.items()
+        }
+        _, energy = ExactSums(self._share.group, len(self._share.tiling.cores), {}, layers).add({}, energies)
+        factors = dict.fromkeys(layers, 0.0)
+        for term in self._objective.content:
+            elements = self._tiles.channels[term.layer] * self._tiles.positions(term.layer)
+            factors[term.layer] += term.factor(elements, energy[term.layer])
+        return factors
+
+
+def check_exact(objective: Objective) -> None:
+    """Check that every term is exact in tiles: a function of sums over positions, or of near pixels.
+
+    Raises:
+        ValueError: Naming the first that is not.
+    """
+    known: tuple[tuple[Sequence[object], type], ...] = (
+        (objective.style, StyleTerm),
+        (objective.content, ContentTerm),
+        (objective.tv, TvTerm),
+    )
+    for terms, kind in known:
+        for term in terms:
+            if type(term) is not kind:
+                raise ValueError(f"{type(term).__name__} is not exact in tiles")
+
+
+def _feature_gradient(features: Tensor, second: Tensor, first: Tensor) -> Tensor:
+    """Return the gradient by features, `[1, C, h, w]`, from the derivatives by their sums."""
+    dtype = features.dtype if features.dtype.itemsize >= _FLOAT32_BYTES else torch.float32
+    by_position = features[0].permute(1, 2, 0).flatten(0, 1).to(dtype)
+    rows = by_position @ second.to(features.device, dtype)
+    rows += first.to(features.device, dtype)
+    return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features.dtype)
+
+
+def _note(terms: dict[str, float], name: str, loss: float) -> None:
+    terms[name] = terms.get(name, 0.0) + loss
+
+
+def _tv_name(index: int) -> str:
+    return f"total variation {index}"
