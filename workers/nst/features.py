@@ -50,6 +50,12 @@ class Preprocessing:
         channels = rgb if self.order == (0, 1, 2) else rgb[:, self.order]
         return (channels * self.scale - mean) / std
 
+    @property
+    def neutral(self) -> tuple[float, float, float]:
+        """The color, RGB in 0..1, at which the network's input is zero."""
+        red, green, blue = (self.mean[self.order.index(channel)] / self.scale for channel in range(3))
+        return red, green, blue
+
 
 PREPROCESSING = {
     "torchvision": Preprocessing(

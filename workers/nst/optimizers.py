@@ -1,4 +1,4 @@
-"""What an optimizer is, over a picture in tiles, perhaps on several workers (a whole one is tile 0); and Adam.
+"""What an optimizer is, over a picture in tiles, perhaps on several workers; and Adam. A whole one is tile 0.
 
 An optimizer sees its own tiles only. What it must know of the others are sums of numbers, which the caller
 forms (`Total`): Adam needs none, L-BFGS one vector of them in each step.

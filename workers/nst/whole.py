@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workers.nst.features import LossNetwork
 from workers.nst.losses import ContentTerm, Moments, Objective, WeightedStyle, layer_sums
+from workers.nst.optimizers import total_alone
 from workers.nst.variation import Window, total_variation
 
 
@@ -174,3 +175,40 @@ def _add(gradients: dict[str, Tensor], name: str, gradient: Tensor) -> None:
 def _note(terms: dict[str, float], name: str, loss: float) -> None:
     """Add a loss under its name: two terms of one kind at one layer are one line of a trace."""
     terms[name] = terms.get(name, 0.0) + loss
+
+
+class WholeStage:
+    """A scale that is rendered in one piece: tile 0 is the picture."""
+
+    def __init__(
+        self,
+        network: LossNetwork,
+        objective: Objective,
+        content: Tensor,
+        styles: Sequence[tuple[float, Tensor]],
+        *,
+        statistics: torch.dtype = torch.float64,
+    ) -> None:
+        layers = [term.layer for term in objective.style]
+        moments = [(weight, style_moments(network, rgb, layers, statistics)) for weight, rgb in styles]
+        self._objective = WholePicture(network, objective, content, moments, statistics=statistics)
+
+    def begin(self, picture: Tensor) -> dict[int, Tensor]:
+        """Return the picture as the only tile."""
+        return {0: picture.clone(memory_format=torch.contiguous_format)}
+
+    def evaluate(self, tiles: dict[int, Tensor]) -> Evaluation:
+        """Return loss and gradient."""
+        return self._objective(tiles[0])
+
+    def total(self, partial: dict[int, Tensor]) -> list[float]:
+        """Return the numbers of the only tile."""
+        return total_alone(partial)
+
+    def gather(self, tiles: dict[int, Tensor]) -> Tensor:
+        """Return the only tile."""
+        return tiles[0]
+
+    def agree(self, numbers: list[float]) -> list[float]:
+        """Return the numbers: there is one worker."""
+        return numbers
