@@ -72,7 +72,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
     """Run SeaweedFS with its files in `folder`; a store that honors conditions."""
     access_key, secret_key = "farm-test", secrets.token_hex(16)
     data, sockets = folder / "seaweedfs", _short_folder()
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     config = data / "identities.json"
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
@@ -101,7 +101,7 @@ def rclone(folder: Path) -> Iterator[Server]:
     """Run rclone over `folder`; a store that ignores conditions."""
     access_key, secret_key = "farm-test", secrets.token_hex(16)
     data = folder / "rclone"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     (port,) = _free_ports(1)
     command = [
         *(_binary("rclone"), "serve", "s3", str(data), "--addr", f"127.0.0.1:{port}"),
@@ -154,12 +154,8 @@ def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
     except ServerDiedError as error:
         raise ServerDiedError(f"{error}\n{log.read_text(errors='replace')[-2000:]}") from error
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # nothing is kept, and a farewell takes SeaweedFS seconds
+        process.wait()
 
 
 class ServerDiedError(AssertionError):

@@ -11,7 +11,7 @@ import logging
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from jobs.errors import StorageError
@@ -97,36 +97,42 @@ def commit(store: Objects, record: Record, data: bytes, found: Found, *, on_exis
     Where a store ignores conditions, we look, put, and look again: then two attempts that put at the same
     moment may both believe that they won.
     """
-    key, metadata = check_commit(record, data, found), to_metadata(record)
-    conditional = store.conditional()
-    seen = found if conditional else find(store, key)
+    key, conditional = check_commit(record, data, found), store.conditional()
     for _ in range(COMMIT_ATTEMPTS):
-        if seen.ours and seen.record and seen.record.generation >= record.generation:
-            if same_commit(seen.record, record):
-                return _note(store, record)
-            return Committed(won=False, record=seen.record)
-        if seen.exists and not seen.ours and on_existing != "replace":
-            raise conflict(f"{store.url}/{key}")
-        condition = {"IfMatch": f'"{seen.stamp}"'} if seen.exists else {"IfNoneMatch": "*"}
-        if store.put(key, data, metadata, condition if conditional else {}) and conditional:
-            return _note(store, record)
         seen = find(store, key)
+        if seen.record is not None and seen.record.generation >= record.generation:
+            if not same_commit(seen.record, record):
+                return Committed(won=False, record=seen.record)
+        elif seen.exists and not seen.ours and on_existing != "replace":
+            raise conflict(f"{store.url}/{key}")
+        else:
+            condition = {"IfMatch": f'"{seen.stamp}"'} if seen.exists else {"IfNoneMatch": "*"}
+            put = store.put(key, data, to_metadata(record), condition if conditional else {})
+            if not put or not conditional:
+                continue
+        standing = _note(store, record)
+        if standing is None or same_commit(standing, record):
+            return Committed(won=True, record=record)
+        if standing.sha256 == record.sha256:
+            # Same bytes, same etag: a condition can let two attempts through. The first one is recorded.
+            return Committed(won=False, record=standing)
+        # Another made this generation and somebody deleted it, just before our put: ours is the next.
+        record = replace(record, generation=standing.generation + 1)
     raise StorageError(f"{store.url}/{key} is changed by others all the time", "try again later")
 
 
-def _note(store: Objects, record: Record) -> Committed:
-    """Write the record of a result that this attempt has put."""
+def _note(store: Objects, record: Record) -> Record | None:
+    """Write the record of a result that was put; return the one that stands, None if that is not known."""
     name = record_key(record.key, record.generation)
     try:
-        if not create(store, name, record.to_json()):
-            standing = _record_at(store, record.key, record.generation)
-            if standing and standing.sha256 == record.sha256:
-                # Same bytes, same etag: a condition can let two attempts through. The first one is recorded.
-                return Committed(won=same_commit(standing, record), record=standing)
-            store.put(name, record.to_json(), {}, {})
+        return (
+            record
+            if create(store, name, record.to_json())
+            else _record_at(store, record.key, record.generation)
+        )
     except StorageError as error:
         log.warning("%s/%s is finished, but its record is not written: %s", store.url, record.key, error)
-    return Committed(won=True, record=record)
+        return None
 
 
 def _latest(store: Objects, key: str) -> Record | None:

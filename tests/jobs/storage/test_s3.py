@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -266,6 +267,25 @@ class TestConditions:
         assert store.find(KEY).ours
         assert store.find(KEY).record == committed.record
         assert commit(store, b"second", attempt=2).won
+
+    def test_a_result_that_was_made_and_deleted_just_before_ours_keeps_its_generation(
+        self, store: S3Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found, put = store.find(KEY), store.put
+
+        def late_put(*arguments: Any) -> bool:
+            monkeypatch.setattr(store, "put", put)
+            assert commit(store, b"other", found=found, attempt=2).won
+            store.delete(KEY)
+            return put(*arguments)
+
+        monkeypatch.setattr(store, "put", late_put)
+        committed = commit(store, b"mine", found=found, attempt=1)
+        assert committed.won
+        assert committed.record.generation == 2
+        assert store.find(KEY).record == committed.record
+        assert [stored_record(store, KEY, n).attempt for n in (1, 2)] == [2, 1]
+        assert store.read(KEY) == b"mine"
 
     def test_facts_that_are_too_long_for_metadata_come_from_the_record(self, store: S3Store) -> None:
         found = store.find(KEY)
