@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
+from pathlib import Path
 
 from jobs.records import Record
 from jobs.storage import Committed, Found, Store
@@ -54,6 +57,12 @@ def commit(
 
 def stored_record(store: Store, key: str, generation: int) -> Record:
     return Record.from_json(store.read(record_key(key, generation)))
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for one example of many; in memory if there is one, as real disks take their time."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None)
 
 
 def names(store: Store) -> list[str]:

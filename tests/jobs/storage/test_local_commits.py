@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from jobs.errors import ConflictError
 from jobs.storage import Committed, Found
 from jobs.storage.local import LocalStore
 from tests.jobs.storage import script_commit, script_crash
-from tests.jobs.storage.results import KEY, commit, sha256, stored_record, temporary
+from tests.jobs.storage.results import KEY, commit, scratch, sha256, stored_record, temporary
 from tests.jobs.storage.steps import at_step, interleave
 
 ROOT = Path(__file__).parents[3]
@@ -155,7 +154,7 @@ class TestOvertaking:
     def test_in_any_order_of_steps_one_attempt_is_recorded_per_generation(
         self, choices: list[int], frozen: frozenset[int], old: bool
     ) -> None:
-        with tempfile.TemporaryDirectory() as path:
+        with scratch() as path:
             store = LocalStore(path)
             if old:
                 commit(store, b"old", attempt=9)
@@ -180,7 +179,7 @@ class TestOvertaking:
     @settings(max_examples=40)
     @given(choices=st.lists(st.integers(0, 2), max_size=80))
     def test_in_any_order_of_steps_a_file_of_others_stays(self, choices: list[int]) -> None:
-        with tempfile.TemporaryDirectory() as path:
+        with scratch() as path:
             store = LocalStore(path)
 
             def somebody() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +15,7 @@ from jobs.storage import Found, Store, open_store
 from jobs.storage.local import LocalStore
 from jobs.storage.memory import MemoryStore
 from tests.jobs.storage.conftest import BUCKET
-from tests.jobs.storage.results import KEY, commit, names, sha256, temporary
+from tests.jobs.storage.results import KEY, commit, names, scratch, sha256, temporary
 from tests.servers import Server
 
 
@@ -119,7 +118,7 @@ def shown(found: Found) -> object:
 @settings(max_examples=60)
 @given(events)
 def test_a_folder_and_memory_end_alike(happenings: list[object]) -> None:
-    with tempfile.TemporaryDirectory() as path:
+    with scratch() as path:
         walks = Walk(LocalStore(path)), Walk(MemoryStore())
         for event in happenings:
             on_disk, in_memory = (walk.take(event) for walk in walks)
