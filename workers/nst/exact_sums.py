@@ -15,10 +15,11 @@ from torch import Tensor
 
 from workers.nst.group import Group
 
-_SMALLEST_BITS = 46
-_FITTED_BITS = 54
-_LARGEST_BITS = 61
-"""Of the largest sum in fixed point: below the first it is too coarse, above the last it may run over."""
+_BITS = 59
+"""Of the largest sum in fixed point, at most: what rounding adds for each tile still fits in int64."""
+
+_STEP_BITS = 4
+"""Fixed points are this far apart, so that one that was right is right again the next time."""
 
 _LARGEST_EXPONENT = 1000
 """Of a power of two that a float64 holds."""
@@ -27,25 +28,22 @@ _LARGEST_EXPONENT = 1000
 class ExactSums:
     """Adds vectors and numbers of all tiles over a group, in one message.
 
-    The fixed point of a vector is chosen when it is first added, and again when sums have grown or shrunk
-    out of its range, from what all tiles have together: every number of members chooses the same.
+    The fixed point of a vector follows from what all tiles have at that moment. It travels with the vectors
+    and is guessed to be that of the time before; after a wrong guess there is a second message.
 
     Args:
         group: Whose members all call `add`.
         tiles: Number of tiles, of all members together.
         vectors: Length of each vector by name.
         numbers: Names of the numbers.
-
-    Attributes:
-        exponents: Of the fixed point of each vector: state that a resumed run needs for the same bits.
     """
 
     def __init__(self, group: Group, tiles: int, vectors: Mapping[str, int], numbers: Sequence[str]) -> None:
-        self.exponents: dict[str, int] = {}
         self._group = group
         self._tiles = tiles
         self._vectors = dict(vectors)
         self._numbers = tuple(numbers)
+        self._guess = dict.fromkeys(self._vectors, 0)
 
     def add(
         self, vectors: Mapping[int, Mapping[str, Tensor]], numbers: Mapping[int, Mapping[str, float]]
@@ -72,34 +70,25 @@ class ExactSums:
             for name, number in added.items():
                 if not math.isfinite(number):
                     raise ValueError(f"the sum of {name} over the tiles is not finite")
-            fitting = {name: self._fitted(name, added[name]) for name in self._vectors}
-            if fitting == self.exponents:
+            right = {name: _exponent(added[name]) for name in self._vectors}
+            if right == self._guess:
                 break
-            self.exponents = fitting
+            self._guess = right
         parts = zip(self._vectors, torch.split(fixed, list(self._vectors.values())), strict=True)
         return (
-            {name: part.double() * math.ldexp(1.0, -self.exponents[name]) for name, part in parts},
+            {name: part.double() * math.ldexp(1.0, -self._guess[name]) for name, part in parts},
             {name: added[name] for name in self._numbers},
         )
 
     def _fixed(self, vectors: Mapping[int, Mapping[str, Tensor]]) -> Tensor:
         """Return the sum of this member's vectors in fixed point, one after the other, on the CPU."""
         total = torch.zeros(sum(self._vectors.values()), dtype=torch.int64)
+        parts = torch.split(total, list(self._vectors.values()))
         for named in vectors.values():
-            rounded = [
-                (named[name].double() * math.ldexp(1.0, self.exponents.get(name, 0))).round()
-                for name in self._vectors
-            ]
-            total += torch.cat(rounded).to("cpu", torch.int64)
+            for name, part in zip(self._vectors, parts, strict=True):
+                scaled = named[name].double() * math.ldexp(1.0, self._guess[name])
+                part.add_(scaled.round().to("cpu", torch.int64))
         return total
-
-    def _fitted(self, name: str, largest: float) -> int:
-        """Return the exponent for sums whose entries stay below `largest`: the present one while it suits."""
-        bits = math.frexp(largest)[1]
-        present = self.exponents.get(name)
-        if present is not None and (largest == 0 or _SMALLEST_BITS <= bits + present <= _LARGEST_BITS):
-            return present
-        return 0 if largest == 0 else min(_FITTED_BITS - bits, _LARGEST_EXPONENT)
 
 
 class NumberTable:
@@ -133,3 +122,11 @@ class NumberTable:
         """
         columns = bits.view(torch.float64).view_as(self._table).T.tolist()
         return [math.fsum(column) if all(map(math.isfinite, column)) else math.nan for column in columns]
+
+
+def _exponent(largest: float) -> int:
+    """Return the exponent of the fixed point for sums whose entries stay below `largest`."""
+    if largest == 0:
+        return 0
+    bits = math.frexp(largest)[1]
+    return min(_BITS - _STEP_BITS * math.ceil(bits / _STEP_BITS), _LARGEST_EXPONENT)

@@ -24,6 +24,9 @@ from workers.nst.variation import TvTerm, Window, total_variation
 TV_REACH_PX = 1
 """How far the differences of a pixel look beyond it."""
 
+EXACT_TERMS = frozenset({StyleTerm, ContentTerm, TvTerm})
+"""What can be computed in tiles: functions of sums over positions, and of pixels within `TV_REACH_PX`."""
+
 _FLOAT32_BYTES = 4
 
 _LOSSES = "losses"
@@ -71,8 +74,9 @@ class TiledPicture:
         content: This member's tiles of what the content terms compare with, RGB in 0..1, `[1, 3, h, w]`.
         styles: Weight and moments of each style, float64 on the network's device; of member 0 they count.
         share: The tiles of this member; all members make the same calls.
-        keep_graphs: For how many of this member's tiles the graph of the first pass is kept for the second;
-            the others are computed once more, for the same bits in more time and less memory. None for all.
+        resident_px: The graphs of the first pass are kept for the second for tiles of this member that read
+            no more pixels than this together. The others are computed once more: the same bits in less
+            memory and more time. None keeps all.
 
     Raises:
         ValueError: If the picture is too small, a layer is not known, styles are missing, or a term is not
@@ -87,7 +91,7 @@ class TiledPicture:
         styles: Sequence[WeightedStyle],
         share: Share,
         *,
-        keep_graphs: int | None = None,
+        resident_px: int | None = None,
     ) -> None:
         check_exact(objective)
         self._objective = objective
@@ -95,8 +99,7 @@ class TiledPicture:
         self._tiles = TiledNetwork(
             network, objective.layers, share, reach_px=TV_REACH_PX if objective.tv else 0
         )
-        held = share.held
-        self._kept = frozenset(held if keep_graphs is None else held[:keep_graphs])
+        self._resident = self._tiles.within(resident_px)
         self._distances = objective.distances(styles) if objective.style else []
         self._vectors = LayerVectors({t.layer: self._tiles.channels[t.layer] for t in objective.style})
         content_layers = sorted({term.layer for term in objective.content})
@@ -108,15 +111,6 @@ class TiledPicture:
             self._vectors.lengths,
             [*content_layers, *map(_tv_name, range(len(objective.tv)))],
         )
-
-    @property
-    def exponents(self) -> dict[str, int]:
-        """Of the fixed point in which sums are added: state that a resumed run needs for the same bits."""
-        return dict(self._sums.exponents)
-
-    @exponents.setter
-    def exponents(self, exponents: dict[str, int]) -> None:
-        self._sums.exponents = dict(exponents)
 
     def __call__(self, tiles: dict[int, Tensor]) -> TiledEvaluation:
         """Return loss and gradient at a picture.
@@ -131,10 +125,10 @@ class TiledPicture:
         walks: dict[int, _Walk] = {}
         vectors, numbers = {}, {}
         for tile, crop in crops.items():
-            with torch.set_grad_enabled(tile in self._kept):
+            with torch.set_grad_enabled(tile in self._resident):
                 walk = self._walk(tile, crop)
             vectors[tile], numbers[tile] = self._measure(tile, walk)
-            if tile in self._kept:
+            if tile in self._resident:
                 walks[tile] = walk
             del walk
         sums, added = self._sums.add(vectors, numbers)
@@ -259,15 +253,9 @@ def check_exact(objective: Objective) -> None:
     Raises:
         ValueError: Naming the first that is not.
     """
-    known: tuple[tuple[Sequence[object], type], ...] = (
-        (objective.style, StyleTerm),
-        (objective.content, ContentTerm),
-        (objective.tv, TvTerm),
-    )
-    for terms, kind in known:
-        for term in terms:
-            if type(term) is not kind:
-                raise ValueError(f"{type(term).__name__} is not exact in tiles")
+    for term in (*objective.style, *objective.content, *objective.tv):
+        if type(term) not in EXACT_TERMS:
+            raise ValueError(f"{term} is not exact in tiles: render it in one piece")
 
 
 def _feature_gradient(features: Tensor, second: Tensor, first: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -51,6 +52,14 @@ class TiledNetwork:
         stride = self.strides[layer]
         return (self.share.tiling.whole.height // stride) * (self.share.tiling.whole.width // stride)
 
+    def within(self, pixels: int | None) -> frozenset[int]:
+        """Return tiles of this member that read no more than so many pixels together; None for all."""
+        held = self.share.held
+        if pixels is None:
+            return frozenset(held)
+        read = accumulate(self.plans[tile].pixels.area for tile in held)
+        return frozenset(tile for tile, total in zip(held, read, strict=True) if total <= pixels)
+
     def owned(self, tile: int, rgb: Tensor) -> dict[str, Tensor]:
         """Return a tile's own features, `[1, C, h, w]`, of each layer of which it owns any.
 
@@ -68,14 +77,19 @@ class TiledNetwork:
         Args:
             tiles: Of this member, `[1, 3, h, w]`, RGB in 0..1.
         """
+        if not self.layers:
+            return {}
         layout = LayerVectors(self.channels)
         adder = ExactSums(self.share.group, len(self.share.tiling.cores), layout.lengths, ())
         with torch.no_grad():
             crops = self.borders.spread(tiles)
             vectors = {tile: layout.of_features(self.owned(tile, crop)) for tile, crop in crops.items()}
         added, _ = adder.add(vectors, {tile: {} for tile in tiles})
-        sums = {name: Sums(*pair, self.positions(name)) for name, pair in layout.unpack(added).items()}
-        return {name: value.moments() for name, value in sums.items()}
+        moments = {}
+        for name, (second, first) in layout.unpack(added).items():
+            device = self.network.device
+            moments[name] = Sums(second.to(device), first.to(device), self.positions(name)).moments()
+        return moments
 
 
 class LayerVectors:

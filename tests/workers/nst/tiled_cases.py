@@ -53,10 +53,10 @@ class Case:
             tiling = replace(tiling, holders=holders)
         return Share(tiling, group or Alone())
 
-    def tiled(self, share: Share, keep_graphs: int | None = None) -> TiledPicture:
+    def tiled(self, share: Share, resident_px: int | None = None) -> TiledPicture:
         content = share.split(self.content)
         return TiledPicture(
-            self.network, self.objective, content, self.styles, share, keep_graphs=keep_graphs
+            self.network, self.objective, content, self.styles, share, resident_px=resident_px
         )
 
 
@@ -65,7 +65,7 @@ def random_cores(rng: random.Random, whole: Region, smallest_px: int, largest_px
     sides = [
         axis
         for axis, length in (("rows", whole.height), ("columns", whole.width))
-        if length > largest_px or (length >= 2 * smallest_px and rng.random() < 0.3)
+        if length > largest_px or (length >= 2 * smallest_px and rng.random() < 0.15)
     ]
     if not sides:
         return [whole]
@@ -83,13 +83,8 @@ def random_objective(rng: random.Random, network: LossNetwork, loss: StyleLoss |
     names = [layer.name for layer in network.layers if layer.kind != "pool" or rng.random() < 0.2]
     deep = rng.choice(["1", "3", "4", "5", "5"])  # not every objective goes to the bottom
     names = [name for name in names if name[4:5] <= deep]
-    style_losses = [
-        loss
-        or rng.choice(
-            [Gram(), Gram(shift=1.0), Gram(relative=True), GramMeanStd(), GramMeanStd(relative=True)]
-        )
-        for _ in range(rng.randint(1, 4))
-    ]
+    others: list[StyleLoss] = [Gram(), Gram(shift=1.0), Gram(relative=True), GramMeanStd()]
+    style_losses = [loss or rng.choice(others) for _ in range(rng.randint(1, 4))]
     style = [StyleTerm(rng.choice(names), rng.uniform(0.1, 2), one) for one in style_losses]
     content = [
         ContentTerm(rng.choice(names), rng.uniform(0.01, 1), rng.choice(["mean", "sum", "relative"]))
@@ -138,7 +133,7 @@ def random_case(seed: int, loss: StyleLoss | None = None, dtype: torch.dtype = t
         rgb(height, width) * objective.pixel_range,
         rgb(height, width),
         styles,
-        tuple(random_cores(rng, whole, rng.choice([1, 5, 16]), rng.choice([24, 40, 64]))),
+        tuple(random_cores(rng, whole, rng.choice([1, 5, 16]), rng.choice([30, 45, 64]))),
     )
 
 
