@@ -113,6 +113,8 @@ class Controller:
         while not self._closing:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK_S)
+            if self._closing:  # meanwhile: the ledger is closed
+                return
             self._wake.clear()
             self.tick()
             self._end_when_idle()

@@ -80,7 +80,10 @@ def stop(farm: FarmFile) -> None:
         actor = ray.get_actor(farm.farm)
     except ValueError:
         return
-    ray.get(actor.stop.remote(), timeout=_LAUNCH_S)
+    try:
+        ray.get(actor.stop.remote(), timeout=_LAUNCH_S)
+    except RayError as error:  # it has just died, or hangs: what it owns ends with it
+        log.debug("the controller did not stop by itself", exc_info=error)
     ray.kill(actor, no_restart=True)
 
 
