@@ -257,8 +257,9 @@ def photos(folder: Path, count: int, side_px: int = 32) -> Path:
 
 
 def stylize_manifest(inputs: Path, output: Path, style: str, **job: Any) -> dict[str, Any]:
-    """Return a manifest that renders a folder in a style."""
-    step = {"name": "render", "kind": "stylize", "inputs": [str(inputs)], "styles": [style]}
+    """Return a manifest that renders a folder in a style, four pictures in a task."""
+    step: dict[str, Any] = {"name": "render", "kind": "stylize", "inputs": [str(inputs)], "styles": [style]}
+    step["chunk"] = {"items": 4}
     return {"version": 1, "name": "photos", "output": str(output), "steps": [step], **job}
 
 
