@@ -145,6 +145,26 @@ class TestOvertaking:
         else:
             pytest.fail("a commit has too many steps for this test")
 
+    def test_a_frozen_attempt_over_a_file_of_others_never_overwrites_a_newer_result(
+        self, tmp_path: Path
+    ) -> None:
+        for step in range(1, 40):
+            store, others = LocalStore(tmp_path / str(step)), list[Committed]()
+            store.write(KEY, b"of others")
+
+            def overtake(store: LocalStore = store, others: list[Committed] = others) -> None:
+                others.append(commit(store, b"newer", attempt=2, on_existing="replace"))
+
+            before = store.find(KEY)
+            with at_step(step, overtake):
+                mine = commit(store, b"mine", found=before, attempt=1, on_existing="replace")
+            if not others:
+                break
+            check(store, {1: mine, 2: others[0]})
+            assert store.read(KEY) == b"newer"
+        else:
+            pytest.fail("a commit has too many steps for this test")
+
     @settings(max_examples=60)
     @given(
         choices=st.lists(st.integers(0, 3), max_size=120),
@@ -172,6 +192,9 @@ class TestOvertaking:
             outcomes = {n + 1: actor.outcome for n, actor in enumerate(actors[:3]) if actor.done}
             assert all(isinstance(outcome, Committed) for outcome in outcomes.values()), outcomes
             check(store, {n: o for n, o in outcomes.items() if isinstance(o, Committed)})
+            seen = actors[3].outcome
+            if isinstance(seen, Found) and seen.exists:
+                assert seen.ours, "a result of the farm was taken for a file of others"
             for actor in actors:
                 if not actor.done:
                     actor.abandon()
