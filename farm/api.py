@@ -102,6 +102,8 @@ def _add_jobs(app: FastAPI, controller: Controller, authorize: list[Any]) -> Non
     view = controller.view
 
     async def submit_and_keep(submission: Submission) -> str:
+        if controller.closing:
+            raise NoFarmError("the farm is ending", "ask again: the next command starts another")
         job_id = await controller.commands.submit(submission.manifest, submission.client_token)
         controller.flush()
         return job_id
@@ -113,7 +115,7 @@ def _add_jobs(app: FastAPI, controller: Controller, authorize: list[Any]) -> Non
 
     @app.get("/v1/jobs", dependencies=authorize, tags=["jobs"])
     async def jobs(
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50, user: str | None = None, state: str | None = None
+        limit: Annotated[int, Query(ge=1, le=100_000)] = 50, user: str | None = None, state: str | None = None
     ) -> dict[str, Any]:
         """List the latest jobs, newest first."""
         return {"jobs": view.jobs(limit, user, state)}
@@ -182,7 +184,7 @@ def _add_farm(app: FastAPI, controller: Controller, authorize: list[Any]) -> Non
     @app.get("/v1/workers", dependencies=authorize, tags=["farm"])
     async def workers() -> dict[str, Any]:
         """List the workers: device, what they hold, what they are at."""
-        return {"workers": controller.workers()}
+        return {"workers": await controller.workers()}
 
     @app.get("/v1/styles", dependencies=authorize, tags=["farm"])
     async def styles() -> dict[str, Any]:
@@ -216,9 +218,10 @@ async def _follow(
     last = ""
     while not await request.is_disconnected():
         changed = controller.changed
-        for event in controller.view.events(job_id, after):
-            after = event["id"]
-            yield f"id: {after}\nevent: event\ndata: {json.dumps(event)}\n\n"
+        while events := controller.view.events(job_id, after):
+            for event in events:
+                after = event["id"]
+                yield f"id: {after}\nevent: event\ndata: {json.dumps(event)}\n\n"
         if job_id:
             job = controller.view.job(job_id)
             text = json.dumps(job)

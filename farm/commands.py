@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -130,8 +131,7 @@ class Commands:
         """End a job; it is canceled when its workers have confirmed or are gone."""
         job = self._unended(word)
         if job.state is not JobState.CANCELING:
-            at_work = job.state in {JobState.ACTIVE, JobState.PAUSING}
-            self._move(job, JobState.CANCELING if at_work else JobState.CANCELED, "canceled")
+            self._move(job, JobState.CANCELING, "canceled")
             self._dispatcher.stop_job(job)
             self._touch(job.id)
         return job.id
@@ -173,36 +173,38 @@ class Commands:
         return job_id
 
     def _reopen(self, job_id: str) -> int:
-        """Set failed items back to pending and their tasks to queued; return how much there is to do."""
-        for item in self._ledger.read("SELECT id, step FROM items WHERE job=? AND state='failed'", job_id):
-            self._ledger.update(
-                "items",
-                {
-                    "state": move(ItemState.FAILED, ItemState.PENDING),
-                    "failure": None,
-                    "reason": "",
-                    "failures": {},
-                },
-                id=item["id"],
-            )
-            self._ledger.count(job_id, item["step"], failed=-1)
+        """Open again what failed or was left: items, their tasks, steps that were never planned.
+
+        Returns:
+            How much there is to do.
+        """
+        unplanned = self._ledger.read(
+            "SELECT name, state, needs FROM steps WHERE job=? AND state='failed' AND total=0", job_id
+        )
+        for step in unplanned:
+            state = StepState.BLOCKED if json.loads(step["needs"]) else StepState.READY
+            self._reopen_step(job_id, step["name"], StepState(step["state"]), state, planned=0)
+        for step in self._ledger.read("SELECT name, failed FROM steps WHERE job=? AND failed>0", job_id):
+            self._ledger.count(job_id, step["name"], failed=-step["failed"])
+        pending = {"state": move(ItemState.FAILED, ItemState.PENDING), "failure": None, "reason": ""}
+        self._ledger.update("items", {**pending, "failures": {}}, job=job_id, state=ItemState.FAILED)
         tasks = self._ledger.read(
-            "SELECT DISTINCT t.id, t.step, t.state FROM tasks t JOIN items i ON i.task=t.id "
+            "SELECT DISTINCT t.id, t.step, t.state, s.state AS step_state FROM tasks t "
+            "JOIN items i ON i.task=t.id JOIN steps s ON s.job=t.job AND s.name=t.step "
             "WHERE t.job=? AND i.state='pending'",
             job_id,
         )
         for task in tasks:
             if task["state"] != TaskState.QUEUED:
-                state = move(TaskState(task["state"]), TaskState.QUEUED)
-                cleared: dict[str, Any] = {
-                    "state": state,
-                    "failure": None,
-                    "reason": "",
-                    "failures": {},
-                    "deaths": 0,
-                }
-                self._ledger.update("tasks", cleared, id=task["id"])
-            self._ledger.update(
-                "steps", {"state": StepState.READY, "reason": ""}, job=job_id, name=task["step"]
-            )
-        return len(tasks)
+                queued = {"state": move(TaskState(task["state"]), TaskState.QUEUED), "failure": None}
+                self._ledger.update(
+                    "tasks", {**queued, "reason": "", "failures": {}, "deaths": 0}, id=task["id"]
+                )
+        for name, was in {task["step"]: StepState(task["step_state"]) for task in tasks}.items():
+            if was is not StepState.READY:
+                self._reopen_step(job_id, name, was, StepState.READY, planned=1)
+        return len(tasks) + len(unplanned)
+
+    def _reopen_step(self, job_id: str, name: str, old: StepState, new: StepState, *, planned: int) -> None:
+        changes = {"state": move(old, new), "reason": "", "planned": planned}
+        self._ledger.update("steps", changes, job=job_id, name=name)

@@ -26,6 +26,7 @@ from farm.planning import Planner
 from farm.pool import Pool
 from farm.recovery import load_jobs
 from farm.running import JobRun
+from farm.upkeep import Upkeep
 from farm.views import View
 from jobs.library import Library
 from jobs.states import JobState
@@ -66,14 +67,19 @@ class Controller:
         options: What it is told.
         pool: The workers it commands.
         end_farm: Called once when the farm has been idle for too long.
+        broken: Called when memory and ledger may differ: only starting again puts that right.
     """
 
     def __init__(
-        self, options: ControllerOptions, pool: Pool, end_farm: Callable[[], None] = lambda: None
+        self,
+        options: ControllerOptions,
+        pool: Pool,
+        end_farm: Callable[[], None] = lambda: None,
+        broken: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.options = options
         self.started_at = time.time()
-        self.ledger = Ledger(Path(options.ledger))
+        self.ledger = Ledger(Path(options.ledger), broken)
         self.view = View(self.ledger.connection)
         self.library = Library(open_store(options.store, options.store_options), Path(options.cache_dir))
         self.pool = pool
@@ -87,13 +93,15 @@ class Controller:
             over=self._over.add,
             wake=self._wake.set,
         )
+        self.upkeep = Upkeep(self.dispatcher, pool, options.limits)
         self.lifecycle = Lifecycle(self.ledger, self.dispatcher)
         self.planner = Planner(self.ledger, self.library, pool)
         self.commands = Commands(self.ledger, self.view, self.dispatcher, self.planner, self._touch)
         self._end_farm = end_farm
         self._background: set[asyncio.Task[None]] = set()
         self._idle_since = time.monotonic()
-        self._closing = False
+        self._broken = broken
+        self.closing = False
 
     def _touch(self, job_id: str) -> None:
         """Something about a job changed: look at it in the next tick, which comes at once."""
@@ -109,20 +117,18 @@ class Controller:
             self.dispatcher.jobs[job.id] = job
             self._over.add(job.id)
         self.ledger.commit()
-        self.dispatcher.keep_workers(self.pool.start(self.dispatcher), self.options.max_workers)
-        while not self._closing:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _TICK_S)
-            if self._closing:  # meanwhile: the ledger is closed
-                return
+        self.upkeep.keep_workers(self.pool.start(self.dispatcher), self.options.max_workers)
+        while not self.closing:
             self._wake.clear()
             self.tick()
             self._end_when_idle()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _TICK_S)
 
     def tick(self) -> None:
         """Do what can be done now, make it durable, then let the workers know."""
-        self.dispatcher.beat()
-        self.dispatcher.scale()
+        self.upkeep.beat()
+        self.upkeep.scale()
         over = set(self._over)
         self._over.clear()
         for job_id in over:
@@ -132,13 +138,17 @@ class Controller:
         self.dispatcher.assign()
         self.flush()
         if over:
-            self.changed.set()
-            self.changed = asyncio.Event()
+            self.announce()
 
     def flush(self) -> None:
         """Commit, then send."""
         self.ledger.commit()
         self.dispatcher.send_leased()
+
+    def announce(self) -> None:
+        """Let those who follow jobs look again."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def _settle(self, job: JobRun) -> None:
         """Move a job on after one of its attempts ended, and begin what became possible."""
@@ -151,8 +161,9 @@ class Controller:
             self._spawn(self._finish(job, todo.finish))
 
     async def _finish(self, job: JobRun, state: JobState) -> None:
-        await self.lifecycle.finish(job, state, self.view)
+        await self.lifecycle.finish(job, state)
         self.flush()
+        self.announce()
         self._idle_since = time.monotonic()
 
     async def _plan(self, job: JobRun) -> None:
@@ -169,30 +180,33 @@ class Controller:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
-        if not task.cancelled() and task.exception():
-            log.error("background work failed", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            log.error("planning or ending a job failed", exc_info=error)
+            self._broken(error)
 
     def _end_when_idle(self) -> None:
         if self.dispatcher.jobs:
             self._idle_since = time.monotonic()
         elif 0 < self.options.idle_exit_s < time.monotonic() - self._idle_since:
-            self._closing = True
+            self.closing = True
             self._end_farm()
 
     async def close(self) -> None:
         """Stop the loop and the workers; jobs go on when a controller starts again."""
-        self._closing = True
+        self.closing = True
         for task in self._background:
             task.cancel()
-        await self.dispatcher.close()
+        await self.upkeep.close()
         await self.pool.close()
         self.ledger.close()
 
     # Reads that need more than the ledger.
 
-    def workers(self) -> list[dict[str, Any]]:
+    async def workers(self) -> list[dict[str, Any]]:
         """Return the workers in service and what each is at."""
-        names = {entry.sha256: entry.name for entry in self.library.styles()}
+        styles = await asyncio.to_thread(self.library.styles)
+        names = {entry.sha256: entry.name for entry in styles}
         now = time.monotonic()
         return [
             {

@@ -1,8 +1,7 @@
-"""Leases: which worker has which task, until when, and what happens when one of them falls silent."""
+"""Leases: which worker has which task, and what becomes of that when workers speak, come and go."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
@@ -13,8 +12,8 @@ from farm.ledger import Ledger
 from farm.outcomes import Outcomes
 from farm.pool import Pool
 from farm.running import JobRun, Lease, TaskRun, WorkerRun
-from jobs.errors import Failure, FarmError
-from jobs.scheduler import Assignment, FreeWorker, RunnableJob, decayed, decide, wanted_workers
+from jobs.errors import Failure
+from jobs.scheduler import Assignment, FreeWorker, RunnableJob, decayed, decide
 from jobs.states import JobState, TaskState, move
 from jobs.tasks import (
     Emitted,
@@ -30,15 +29,9 @@ from jobs.tasks import (
 
 log = logging.getLogger(__name__)
 
-CANCEL_GRACE_S = 2.0
-"""How long a canceled attempt may take to stop before its worker is killed."""
-
-_HUNG = "the task said nothing for longer than it may"
-
-IDLE_S = 120.0
-"""How long a worker beyond the least number may be idle, so that an autoscaler can take its node."""
-
-_SCALE_EVERY_S = 2.0
+HUNG = "the task said nothing for longer than it may"
+SILENT = "it did not answer for longer than a lease"
+"""Why a worker was ended that is to blame for it; any other reason blames nobody."""
 
 ASIDE_S = 300.0
 ASIDE_AFTER_JOBS = 3
@@ -84,14 +77,11 @@ class Dispatcher:
         self._ledger = ledger
         self._pool = pool
         self._lease_s = limits.lease_s
-        self._stall_s = limits.stall_s
         self._over = over
         self._wake = wake
         self._clock = clock
         self._outcomes = Outcomes(ledger, clock)
-        self._least = self._most = 0
-        self._scale_at = 0.0
-        self._orphans: list[Lease] = []
+        self.orphans: list[Lease] = []
         self._unsent: list[tuple[str, TaskMessage]] = []
         self._stops: list[Lease] = []
         self._served = 0
@@ -99,7 +89,6 @@ class Dispatcher:
             row["user"]: (row["device_s"], clock() - max(0.0, time.time() - row["at"]))
             for row in ledger.read("SELECT * FROM usage")
         }
-        self._beats: set[asyncio.Task[None]] = set()
 
     # Handing out.
 
@@ -123,7 +112,7 @@ class Dispatcher:
         if not runnable:
             return
         workers = [
-            FreeWorker(worker.id, frozenset(worker.holds), len(worker.tasks))
+            FreeWorker(worker.id, frozenset(worker.holds), worker.load)
             for worker in self.workers.values()
             if not worker.killed and worker.aside_until <= now
         ]
@@ -229,30 +218,45 @@ class Dispatcher:
             return
         for position, lease in enumerate(gone.tasks.values()):
             if certain:
-                self._lost(lease, gone, reason, running=position == 0)
+                self.lost(lease, gone.killed, reason, running=position == 0)
             else:
-                self._orphans.append(lease)
+                self.orphans.append(lease)
         self._wake()
 
-    def _lost(self, lease: Lease, worker: WorkerRun | None, reason: str, *, running: bool) -> None:
+    def lost(self, lease: Lease, killed: str, reason: str, *, running: bool) -> None:
+        """End a lease that its worker cannot use any more.
+
+        Args:
+            lease: What its attempt held.
+            killed: Why we ended the worker ourselves, if we did.
+            reason: What happened to it.
+            running: Whether the attempt had begun; one that waited behind another is blameless.
+        """
         job = self.jobs.get(lease.task.job)
-        if job is None or job.leases.pop(lease.task.id, None) is None:
+        if job is None or job.leases.get(lease.task.id) is not lease:
             return
-        failure = Failure.WORKER_LOST
-        if worker and worker.killed:
-            failure = Failure.TIMEOUT if worker.killed == _HUNG and running else Failure.PREEMPTED
-            reason = worker.killed
+        del job.leases[lease.task.id]
+        if killed in {HUNG, SILENT} or not killed:
+            failure = Failure.TIMEOUT if killed == HUNG else Failure.WORKER_LOST
+        else:
+            failure = Failure.PREEMPTED
+        reason = killed or reason
         self._outcomes.worker_lost(job, lease, failure, reason, running=running)
         text = f"{lease.worker} is gone: {reason}; what is left of task {lease.task.id} goes on"
         self._ledger.event(job.id, "worker lost", text)
         self._over(job.id)
+
+    def unknown(self, worker: WorkerRun, lease: Lease) -> None:
+        """End a lease that its worker does not know: the message was lost on the way."""
+        del worker.tasks[lease.task.id]
+        self.lost(lease, "the task never reached its worker", "", running=False)
+        self._wake()
 
     def worker_says(self, worker: str, events: Sequence[Event]) -> None:
         """Take in what a worker says; what an attempt without a lease says counts for nothing."""
         source = self.workers.get(worker)
         if source is None:
             return
-        source.heard_at = self._clock()
         for event in events:
             lease = source.tasks.get(event.task)
             if lease is None or lease.attempt != event.attempt:
@@ -285,103 +289,25 @@ class Dispatcher:
         self._usage[job.user] = (decayed(used, now - at) + ended.device_s, now)
         self._ledger.used(job.user, self._usage[job.user][0], time.time())
         self._outcomes.attempt_ended(job, lease, ended)
-        if ended.outcome == "failed":
-            self._maybe_set_aside(worker, job, ended.reason)
-        elif ended.outcome == "finished":
+        if ended.outcome == "finished":
             worker.failed_jobs.clear()
+            for name in lease.task.failed_on - {worker.id}:
+                self._blame(self.workers.get(name), job)
         self._over(job.id)
         self._wake()
 
-    def _maybe_set_aside(self, worker: WorkerRun, job: JobRun, reason: str) -> None:
-        if job.id not in worker.failed_jobs:
-            worker.failed_jobs.append(job.id)
-        if len(worker.failed_jobs) >= ASIDE_AFTER_JOBS:
+    def _blame(self, worker: WorkerRun | None, job: JobRun) -> None:
+        """Set a worker aside that could not do what another one then did, for several jobs in a row."""
+        if worker is None or job.id in worker.failed_jobs:
+            return
+        worker.failed_jobs.append(job.id)
+        now = self._clock()
+        others = [w for w in self.workers.values() if w is not worker and w.aside_until <= now]
+        if len(worker.failed_jobs) >= ASIDE_AFTER_JOBS and others:
             worker.failed_jobs.clear()
-            worker.aside_until = self._clock() + ASIDE_S
-            self._ledger.event(
-                job.id,
-                "worker set aside",
-                f"{worker.id} failed tasks of {ASIDE_AFTER_JOBS} jobs in a row, the last with: {reason}; "
-                f"it gets no tasks for {ASIDE_S:.0f} s",
+            worker.aside_until = now + ASIDE_S
+            text = (
+                f"{worker.id} failed tasks of {ASIDE_AFTER_JOBS} jobs in a row that another worker then did; "
+                f"it gets no tasks for {ASIDE_S:.0f} s"
             )
-
-    # Time.
-
-    def beat(self) -> None:
-        """Renew the leases of workers that are due, and end what has been silent for too long."""
-        now = self._clock()
-        for worker in list(self.workers.values()):
-            if now - worker.heard_at > self._lease_s and worker.beating and not worker.killed:
-                self._kill(worker, "it did not answer for longer than a lease")
-            elif not worker.beating and not worker.killed:
-                worker.beating = True
-                beat = asyncio.ensure_future(self._beat(worker))
-                self._beats.add(beat)
-                beat.add_done_callback(self._beats.discard)
-        self._end_overdue(now)
-
-    async def _beat(self, worker: WorkerRun) -> None:
-        asked_at = self._clock()
-        leases = dict.fromkeys(worker.tasks, self._lease_s)
-        try:
-            worker.report = await self._pool.renew(worker.id, leases)
-        except FarmError as error:
-            log.info("%s did not answer: %s", worker.id, error)
-            return
-        worker.heard_at = self._clock()
-        worker.holds = set(worker.report.holds) | {
-            lease.task.affinity for lease in worker.tasks.values() if lease.task.affinity
-        }
-        for task in leases:
-            if task in worker.tasks:
-                worker.tasks[task].deadline = asked_at + 2 * self._lease_s
-        await asyncio.sleep(min(1.0, self._lease_s / 4))
-        worker.beating = False
-
-    def keep_workers(self, least: int, most: int | None) -> None:
-        """Let the farm grow from `least` to `most` workers while there is work; None for no growth."""
-        self._least, self._most = least, max(least, most or 0)
-
-    def scale(self) -> None:
-        """Start more workers for a long backlog; end those that were idle for long."""
-        now = self._clock()
-        if self._most <= self._least or now < self._scale_at:
-            return
-        self._scale_at = now + _SCALE_EVERY_S
-        waiting = [job for job in self.jobs.values() if job.state in {JobState.QUEUED, JobState.ACTIVE}]
-        backlog_s = sum(task.estimate_s for job in waiting for task in job.all_queued())
-        busy = sum(bool(worker.tasks) for worker in self.workers.values())
-        wanted = wanted_workers(backlog_s, busy, self._least, self._most)
-        resting = [w for w in self.workers.values() if not w.tasks and now - w.idle_since > IDLE_S]
-        spare = resting[: max(0, len(self.workers) - wanted)]
-        self._pool.resize(max(wanted, len(self.workers) - len(spare)))
-        for worker in spare:
-            worker.killed = "it was idle"
-            self._pool.retire(worker.id)
-
-    def _end_overdue(self, now: float) -> None:
-        for lease in [lease for lease in self._orphans if lease.deadline <= now]:
-            self._orphans.remove(lease)
-            reason = "its node is gone and its lease has run out"
-            self._lost(lease, None, reason, running=bool(lease.in_flight))
-        for worker in list(self.workers.values()):
-            first = next(iter(worker.tasks.values()), None)
-            if first is None or worker.killed:
-                continue
-            job = self.jobs[first.task.job]
-            sent = first.stop_sent_at
-            if sent is not None and job.state is JobState.CANCELING and now - sent > CANCEL_GRACE_S:
-                self._kill(worker, "a canceled task did not stop in time")
-            elif now - max(first.heard_at, first.began_at) > self._stall_s:
-                self._kill(worker, _HUNG)
-
-    def _kill(self, worker: WorkerRun, reason: str) -> None:
-        worker.killed = reason
-        log.warning("ending %s: %s", worker.id, reason)
-        self._pool.kill(worker.id)
-
-    async def close(self) -> None:
-        """Stop renewing leases."""
-        for beat in self._beats:
-            beat.cancel()
-        await asyncio.gather(*self._beats, return_exceptions=True)
+            self._ledger.event(job.id, "worker set aside", text)

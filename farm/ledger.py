@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ _MIGRATIONS = (
         job TEXT NOT NULL REFERENCES jobs(id), name TEXT NOT NULL, position INTEGER NOT NULL,
         kind TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', needs TEXT NOT NULL,
         planned INTEGER NOT NULL DEFAULT 0, result TEXT NOT NULL DEFAULT '{}',
+        bytes_total INTEGER NOT NULL DEFAULT 0, bytes_ended INTEGER NOT NULL DEFAULT 0,
+        pixels INTEGER NOT NULL DEFAULT 0,
         total INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, skipped INTEGER NOT NULL DEFAULT 0,
         failed INTEGER NOT NULL DEFAULT 0, canceled INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (job, name)
@@ -72,19 +74,25 @@ _MIGRATIONS = (
 """A script per schema version; the ledger migrates from any. Never change one that has shipped."""
 
 
-_COUNTERS = ("total", "done", "skipped", "failed", "canceled")
+_COUNTERS = ("total", "done", "skipped", "failed", "canceled", "bytes_total", "bytes_ended", "pixels")
 
 
 class Ledger:
     """The controller's connection to the ledger. One thread uses it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, broken: Callable[[Exception], None] = lambda _: None) -> None:
         """Open the ledger at `path`, creating or migrating it.
+
+        Args:
+            path: The file.
+            broken: Called when something could not be written (a full disk): what the caller holds in
+                memory is then ahead of the ledger, and only starting again puts that right.
 
         Raises:
             FarmError: If the file is not a ledger, or was written by a newer version.
         """
         self.path = path
+        self._broken = broken
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
@@ -117,12 +125,7 @@ class Ledger:
     def commit(self) -> None:
         """Make everything written since the last commit durable."""
         if self._db.in_transaction:
-            self._db.execute("COMMIT")
-
-    def rollback(self) -> None:
-        """Forget everything written since the last commit."""
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            self._execute("COMMIT")
 
     def read(self, query: str, *values: Any) -> list[sqlite3.Row]:
         """Return the rows of a query, what is not yet committed included."""
@@ -135,8 +138,15 @@ class Ledger:
 
     def _write(self, statement: str, values: Iterable[Any]) -> int:
         if not self._db.in_transaction:
-            self._db.execute("BEGIN IMMEDIATE")
-        return self._db.execute(statement, tuple(values)).lastrowid or 0
+            self._execute("BEGIN IMMEDIATE")
+        return self._execute(statement, tuple(values)).lastrowid or 0
+
+    def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            self._broken(error)
+            raise
 
     def insert(self, table: str, values: Mapping[str, Any]) -> int:
         """Insert a row; dicts and lists are stored as JSON. Returns the row's number.
@@ -161,7 +171,7 @@ class Ledger:
         )
 
     def count(self, job: str, step: str, **by: int) -> None:
-        """Add to the counters of a step (`total=+5`, `done=+1`, `failed=-2`)."""
+        """Add to the counters and sums of a step (`total=+5`, `done=+1`, `failed=-2`)."""
         sets = ", ".join(f"{name}={name}+?" for name in by)
         self._write(
             f"UPDATE steps SET {sets} WHERE job=? AND name=?",  # noqa: S608 - names are ours

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from farm.dispatch import Dispatcher
 from farm.ledger import Ledger
-from farm.report import build_report, write_report
+from farm.report import write_report
 from farm.running import JobRun
-from farm.views import View
 from jobs.errors import FarmError
 from jobs.scheduler import too_many_failed
 from jobs.states import ItemState, JobState, StepState, TaskState, move
 from jobs.storage import open_store
+from jobs.storage.base import FARM_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,11 @@ class Lifecycle:
         if job.finishing:
             return Todo()
         if not job.stopping_reason and too_many_failed(job.max_failed, job.failed, job.total):
-            job.stopping_reason = f"{job.failed} items failed, more than max_failed: {job.max_failed} allows"
-            self._dispatcher.stop_job(job)
-        ending = job.stopping_reason or job.state in {JobState.CANCELING, JobState.CANCELED}
+            self.end_early(job, f"{job.failed} items failed, more than max_failed: {job.max_failed} allows")
+        ending = job.stopping_reason or job.state is JobState.CANCELING
         if job.leases and (ending or job.state is JobState.PAUSING):
+            return Todo()
+        if ending and job.planning:
             return Todo()
         if ending:
             return self._settle_end(job)
@@ -55,8 +56,14 @@ class Lifecycle:
             return Todo()
         return self._settle_steps(job)
 
+    def end_early(self, job: JobRun, reason: str) -> None:
+        """Start nothing more of a job and let it fail when what runs has stopped."""
+        job.stopping_reason = reason
+        self._ledger.update("jobs", {"reason": reason}, id=job.id)
+        self._dispatcher.stop_job(job)
+
     def _settle_end(self, job: JobRun) -> Todo:
-        if job.state in {JobState.CANCELING, JobState.CANCELED}:
+        if job.state is JobState.CANCELING:
             self._cancel_rest(job)
             return Todo(finish=JobState.CANCELED)
         return Todo(finish=JobState.FAILED)
@@ -92,6 +99,8 @@ class Lifecycle:
         return True
 
     def _final_state(self, job: JobRun, steps: list[StepState]) -> JobState:
+        if job.state is JobState.PLANNING:  # no step could be planned, and a restart forgot why
+            return JobState.FAILED
         clean = not job.failed and StepState.FAILED not in steps
         return JobState.COMPLETED if clean else JobState.COMPLETED_WITH_ERRORS
 
@@ -116,7 +125,7 @@ class Lifecycle:
             )
         job.queued.clear()
 
-    async def finish(self, job: JobRun, state: JobState, view: View) -> None:
+    async def finish(self, job: JobRun, state: JobState) -> None:
         """Clear up after attempts that were lost, write the report, then give the job its last state.
 
         In this order, so that whoever sees the state finds the report; a crash between the two writes it
@@ -124,35 +133,43 @@ class Lifecycle:
         """
         finished_at = time.time()
         self._ledger.update("jobs", {"reason": job.stopping_reason}, id=job.id)
-        report = build_report(view, job.id, state, finished_at)
+        self._ledger.commit()
         try:
-            if report["totals"]["total"]:
-                store = open_store(job.output, job.store_options)
-                if self._may_sweep(job):
-                    await asyncio.to_thread(store.sweep, 0.0)
-                await asyncio.to_thread(write_report, store, report)
+            if job.total:
+                await asyncio.to_thread(self._leave_in_order, job, state, finished_at, self._swept_age_s(job))
         except Exception as error:  # whatever keeps the report from being written must not keep the job
             log.warning("no report of %s", job.id, exc_info=error)
             reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
             reasons = filter(None, (job.stopping_reason, f"the report could not be written: {reason}"))
             self._ledger.update("jobs", {"reason": "; ".join(reasons)}, id=job.id)
-        job.state = state if job.state is state else move(job.state, state)
+        job.state = move(job.state, state)
         self._ledger.update("jobs", {"state": job.state, "finished_at": finished_at}, id=job.id)
         reason = f": {job.stopping_reason}" if job.stopping_reason else ""
         self._ledger.event(job.id, "finished", f"the job is {job.state}{reason}")
         del self._dispatcher.jobs[job.id]
 
-    def _may_sweep(self, job: JobRun) -> bool:
-        """Return whether attempts that were lost may have left something where nobody is writing now.
+    def _leave_in_order(
+        self, job: JobRun, state: JobState, finished_at: float, swept_age_s: float | None
+    ) -> None:
+        """Do what a job leaves to do in its output; in a thread, since stores may be slow."""
+        store = open_store(job.output, job.store_options)
+        if swept_age_s is not None:
+            store.sweep(swept_age_s)
+        if state is JobState.COMPLETED:
+            for entry in list(store.list(f"{FARM_PREFIX}/jobs/{job.id}/checkpoints")):
+                store.delete(entry.key)
+        write_report(self._ledger.path, store, job.id, state, finished_at)
 
-        A job that shares its output with another one leaves that to whichever ends last.
+    def _swept_age_s(self, job: JobRun) -> float | None:
+        """Return how old the leavings of lost attempts are at least, or None if there can be none.
+
+        What is younger may be at work. A job that shares its output leaves this to whichever ends last.
         """
         if any(other is not job and other.output == job.output for other in self._dispatcher.jobs.values()):
-            return False
-        return bool(
-            self._ledger.read(
-                "SELECT 1 FROM jobs j JOIN tasks t ON t.job=j.id JOIN attempts a ON a.task=t.id "
-                "WHERE j.output=? AND a.outcome='lost' LIMIT 1",
-                job.output,
-            )
-        )
+            return None
+        lost_at = self._ledger.read(
+            "SELECT max(a.ended_at) AS at FROM jobs j JOIN tasks t ON t.job=j.id "
+            "JOIN attempts a ON a.task=t.id WHERE j.output=? AND a.outcome='lost'",
+            job.output,
+        )[0]["at"]
+        return None if lost_at is None else max(0.0, time.time() - lost_at)

@@ -42,8 +42,7 @@ class Outcomes:
         del lease.open[event.item]
         lease.advanced = True
         if event.state is ItemState.DONE:
-            width_px, height_px = (event.detail.get(name, 0) for name in ("width_px", "height_px"))
-            lease.megapixels_done += width_px * height_px / 1e6
+            lease.pixels_done += _pixels(event)
         self._end_item(job, lease, item, event)
 
     def _again(self, lease: Lease, item: Item, failure: Failure) -> bool:
@@ -78,7 +77,10 @@ class Outcomes:
             },
             id=item.id,
         )
-        self._ledger.count(job.id, lease.task.step, **{event.state.value: 1})
+        sums = {event.state.value: 1, "bytes_ended": max(item.size_bytes, 0)}
+        if event.state is ItemState.DONE:
+            sums["pixels"] = _pixels(event)
+        self._ledger.count(job.id, lease.task.step, **sums)
         if event.state is ItemState.FAILED:
             job.failed += 1
             text = f"{item.input or item.output_key}: {event.reason}"
@@ -92,12 +94,13 @@ class Outcomes:
         """Record the end of an attempt; its task is done, queued again, or given up."""
         self._close_attempt(lease, ended)
         task = lease.task
-        if lease.megapixels_done and ended.device_s > 0:
-            self._ledger.rate(task.affinity, megapixels=lease.megapixels_done, device_s=ended.device_s)
+        if lease.pixels_done and ended.device_s > 0:
+            self._ledger.rate(task.affinity, megapixels=lease.pixels_done / 1e6, device_s=ended.device_s)
         if ended.outcome == "failed" and lease.open:
             failure = ended.failure or Failure.ERROR
             task.failures[failure] += 1
             task.avoid.add(lease.worker)
+            task.failed_on.add(lease.worker)
             delay_s = retry_delay_s(failure, task.failures[failure], self._jitter())
             if delay_s is None:
                 self._give_up(job, lease, failure, ended.reason)
@@ -122,9 +125,7 @@ class Outcomes:
         """
         self._close_attempt(lease, TaskEnded(lease.task.id, lease.attempt, "lost", failure, reason))
         task = lease.task
-        blamed = lease.in_flight & lease.open.keys()
-        if running and not blamed:
-            blamed = set(list(lease.open)[:1])
+        blamed = (lease.in_flight & lease.open.keys() or set(list(lease.open)[:1])) if running else set()
         if failure is Failure.PREEMPTED or (lease.advanced and len(lease.open) == 1 and task.fraction > 0):
             blamed = set()
         for number in blamed:
@@ -229,3 +230,8 @@ class Outcomes:
             task=lease.task.id,
             number=lease.attempt,
         )
+
+
+def _pixels(event: ItemFinished) -> int:
+    width_px, height_px = (int(event.detail.get(name, 0)) for name in ("width_px", "height_px"))
+    return width_px * height_px

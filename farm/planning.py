@@ -13,8 +13,9 @@ from itertools import islice
 from farm.ledger import Ledger
 from farm.pool import Pool
 from farm.running import JobRun, TaskRun
-from jobs.errors import FarmError, UsageError
+from jobs.errors import FarmError, StorageError, UsageError
 from jobs.estimates import Rate, Rates
+from jobs.inputs import Ignored
 from jobs.library import Library
 from jobs.manifest import Manifest, load_manifest
 from jobs.plan import Checked, PlannedTask, PlanSummary, begin_planning, plan_step, validate_plan
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _BATCH = 64
 _IGNORED_NAMES = 50
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0)
+"""How long to wait before inputs that could not be listed are listed again."""
 
 
 class Planner:
@@ -67,29 +70,52 @@ class Planner:
         """
         row = self._ledger.read("SELECT * FROM jobs WHERE id=?", job.id)[0]
         manifest = load_manifest(json.loads(row["manifest"]))
-        planning = await asyncio.to_thread(self._begin, job, manifest, json.loads(row["styles"]))
+        styles = {name: Style(**style) for name, style in json.loads(row["styles"]).items()}
         summary = PlanSummary(**json.loads(row["plan"])) if row["plan"] else PlanSummary()
+        ignored: list[Ignored] = []
         for step in manifest.steps:
             state = self._ledger.read("SELECT * FROM steps WHERE job=? AND name=?", job.id, step.name)[0]
-            if state["state"] != StepState.READY or state["planned"]:
+            if state["state"] != StepState.READY or state["planned"] or _gone(job):
                 continue
             try:
-                await self._plan_step(job, step, planning, summary)
+                planned = await self._plan_patiently(job, manifest, step, styles)
             except FarmError as error:
                 self._refuse(job, step, error)
             except Exception as error:
                 log.exception("planning %s", job.id)
                 self._refuse(job, step, FarmError(f"{type(error).__name__}: {error}"))
-        if _gone(job):
-            return
-        await self._finish(job, manifest, planning, summary)
+            else:
+                summary = summary.plus(planned[0])
+                ignored.append(planned[1])
+        if not _gone(job):
+            await self._finish(job, manifest, summary, ignored)
 
-    def _begin(self, job: JobRun, manifest: Manifest, styles: dict[str, dict[str, str]]) -> Planning:
+    async def _plan_patiently(
+        self, job: JobRun, manifest: Manifest, step: Step, styles: dict[str, Style]
+    ) -> tuple[PlanSummary, Ignored]:
+        """Plan one step; while its inputs cannot be listed, begin again a little later."""
+        pauses = iter(_PAUSES_S)
+        while True:
+            planning, summary = self._begin(job, manifest, styles), PlanSummary()
+            try:
+                await self._plan_step(job, step, planning, summary)
+            except StorageError as error:
+                pause_s = next(pauses, None)
+                if pause_s is None:
+                    raise
+                self._forget(job, step)
+                self._ledger.event(job.id, "message", f"planning {step.name} is tried again: {error}")
+                self._ledger.commit()
+                await asyncio.sleep(pause_s)
+            else:
+                return summary, planning.ignored
+
+    def _begin(self, job: JobRun, manifest: Manifest, styles: dict[str, Style]) -> Planning:
         steps = self._ledger.read("SELECT name, result FROM steps WHERE job=? AND state='done'", job.id)
         rates = self._ledger.read("SELECT * FROM rates WHERE megapixels > 0")
         return begin_planning(
             manifest,
-            Checked({name: Style(**style) for name, style in styles.items()}),
+            Checked(styles),
             results={row["name"]: json.loads(row["result"]) for row in steps},
             taken=[
                 (row["output_key"], row["input"])
@@ -142,15 +168,19 @@ class Planner:
                     **{k: getattr(item, k) for k in ("input", "size_bytes", "stamp", "output_key", "style")},
                 },
             )
-        self._ledger.count(job.id, step.name, total=len(task.items))
+        size_bytes = sum(max(item.size_bytes, 0) for item in task.items)
+        self._ledger.count(job.id, step.name, total=len(task.items), bytes_total=size_bytes)
         job.total += len(task.items)
         return TaskRun(number, job.id, step.name, step.kind, task.affinity, task.estimate_s, task.workers)
 
+    def _forget(self, job: JobRun, step: Step) -> None:
+        planned = self._ledger.read("SELECT total FROM steps WHERE job=? AND name=?", job.id, step.name)[0]
+        job.total -= planned["total"]
+        self._ledger.forget_plan(job.id, step.name)
+
     def _refuse(self, job: JobRun, step: Step, error: FarmError) -> None:
         """Let a step fail whose planning was refused; what was planned of it is forgotten."""
-        done = self._ledger.read("SELECT total FROM steps WHERE job=? AND name=?", job.id, step.name)[0]
-        job.total -= done["total"]
-        self._ledger.forget_plan(job.id, step.name)
+        self._forget(job, step)
         self._ledger.update(
             "steps",
             {"state": move(StepState.READY, StepState.FAILED), "reason": str(error), "planned": 1},
@@ -161,31 +191,38 @@ class Planner:
         if job.state is JobState.PLANNING:
             job.stopping_reason = str(error)
             job.refused = isinstance(error, UsageError)
+            self._ledger.update("jobs", {"reason": job.stopping_reason}, id=job.id)
 
     async def _finish(
-        self, job: JobRun, manifest: Manifest, planning: Planning, summary: PlanSummary
+        self, job: JobRun, manifest: Manifest, summary: PlanSummary, ignored: Sequence[Ignored]
     ) -> None:
-        ignored = planning.ignored
-        names = list(ignored.names)[:_IGNORED_NAMES]
-        self._ledger.update("jobs", {"ignored": {"count": ignored.count, "names": names}}, id=job.id)
+        names = [name for each in ignored for name in each.names][:_IGNORED_NAMES]
+        count = sum(each.count for each in ignored)
+        self._ledger.update("jobs", {"ignored": {"count": count, "names": names}}, id=job.id)
         if not job.refused:
             self._ledger.update("jobs", {"plan": asdict(summary)}, id=job.id)
         if job.stopping_reason:
             return
-        store = open_store(job.output, job.store_options)
-        note = summary.note_on_space(await asyncio.to_thread(store.free_bytes))
-        if note:
-            self._ledger.note(job.id, note)
-        document = json.dumps(manifest.document(), indent=1).encode()
         try:
-            await asyncio.to_thread(store.write, f"{FARM_PREFIX}/jobs/{job.id}/manifest.json", document)
+            note = await asyncio.to_thread(_settle_in, job, manifest, summary)
         except FarmError as error:
             self._ledger.event(job.id, "message", f"the manifest could not be kept: {error}")
+        else:
+            if note:
+                self._ledger.note(job.id, note)
         if job.state is JobState.PLANNING and not _gone(job):
             job.state = move(job.state, JobState.QUEUED)
             self._ledger.update("jobs", {"state": job.state}, id=job.id)
             self._ledger.event(job.id, "planned", f"{summary.items} items in {summary.tasks} tasks")
         self._ledger.commit()
+
+
+def _settle_in(job: JobRun, manifest: Manifest, summary: PlanSummary) -> str:
+    """Keep the manifest with the results; return what is to be said of the space there."""
+    store = open_store(job.output, job.store_options)
+    document = json.dumps(manifest.document(), indent=1).encode()
+    store.write(f"{FARM_PREFIX}/jobs/{job.id}/manifest.json", document)
+    return summary.note_on_space(store.free_bytes())
 
 
 def _take(tasks: Iterator[PlannedTask]) -> Sequence[PlannedTask]:
@@ -194,7 +231,7 @@ def _take(tasks: Iterator[PlannedTask]) -> Sequence[PlannedTask]:
 
 def _gone(job: JobRun) -> bool:
     """Return whether a job was canceled, or is ending, while it was being planned."""
-    return job.finishing or job.state in {JobState.CANCELING, JobState.CANCELED}
+    return job.finishing or job.state is JobState.CANCELING
 
 
 def _is_glob(place: str) -> bool:

@@ -44,7 +44,7 @@ class ControllerActor:
 
     async def worker_says(self, worker: str, events: list[Event]) -> None:
         """Take in the events of a worker, in order."""
-        self._serving.controller.dispatcher.worker_says(worker, events)
+        self._serving.take_in(worker, events)
 
     async def stop(self) -> None:
         """End the workers and the api."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
 
 from farm.ledger import Ledger
 from farm.running import JobRun, TaskRun
-from jobs.errors import Failure
+from jobs.errors import Failure, UsageError
 from jobs.manifest import load_manifest
 from jobs.states import ENDED_JOBS, JobState, StepState, TaskState, move
 
@@ -22,31 +23,45 @@ def load_jobs(ledger: Ledger, job_id: str | None = None) -> Iterator[JobRun]:
     """
     rows = ledger.read("SELECT * FROM jobs WHERE (?1 IS NULL OR id=?1) ORDER BY number", job_id)
     for row in rows:
-        if row["state"] in ENDED_JOBS:
-            continue
-        _close_attempts(ledger, row["id"])
-        manifest = load_manifest(json.loads(row["manifest"]))
-        job = JobRun(
-            id=row["id"],
-            number=row["number"],
-            name=row["name"],
-            user=row["user"],
-            tier=row["tier"],
-            priority=row["priority"],
-            state=_resting_state(ledger, row["id"], JobState(row["state"])),
-            output=row["output"],
-            store_options=manifest.s3.options(),
-            on_existing=manifest.on_existing,
-            max_failed=manifest.max_failed,
-            started_at=row["started_at"],
-        )
-        for step in ledger.read("SELECT * FROM steps WHERE job=?", job.id):
-            if step["state"] == StepState.READY and not step["planned"]:
-                ledger.forget_plan(job.id, step["name"])
+        if row["state"] not in ENDED_JOBS:
+            _close_attempts(ledger, row["id"])
+            try:
+                yield _load(ledger, row)
+            except UsageError as error:
+                _end(ledger, row["id"], f"the job cannot be read any more: {error}")
+
+
+def _end(ledger: Ledger, job_id: str, reason: str) -> None:
+    """Let a job fail that this version, or this set of kinds of work, knows nothing of."""
+    ledger.update("jobs", {"state": JobState.FAILED, "reason": reason, "finished_at": time.time()}, id=job_id)
+    ledger.event(job_id, "finished", f"the job is failed: {reason}")
+
+
+def _load(ledger: Ledger, row: sqlite3.Row) -> JobRun:
+    manifest = load_manifest(json.loads(row["manifest"]))
+    job = JobRun(
+        id=row["id"],
+        number=row["number"],
+        name=row["name"],
+        user=row["user"],
+        tier=row["tier"],
+        priority=row["priority"],
+        state=_resting_state(ledger, row["id"], JobState(row["state"])),
+        output=row["output"],
+        store_options=manifest.s3.options(),
+        on_existing=manifest.on_existing,
+        max_failed=manifest.max_failed,
+        started_at=row["started_at"],
+        stopping_reason=row["reason"],
+    )
+    for step in ledger.read("SELECT * FROM steps WHERE job=?", job.id):
+        if step["state"] == StepState.READY and not step["planned"]:
+            ledger.forget_plan(job.id, step["name"])
+        else:
             job.total += step["total"]
             job.failed += step["failed"]
-        load_tasks(ledger, job)
-        yield job
+    load_tasks(ledger, job)
+    return job
 
 
 def _close_attempts(ledger: Ledger, job_id: str) -> None:
@@ -69,10 +84,9 @@ def _resting_state(ledger: Ledger, job_id: str, state: JobState) -> JobState:
     return state
 
 
-def load_tasks(ledger: Ledger, job: JobRun, after: int = 0) -> None:
-    """Queue the tasks of a job that have not ended, from number `after` on."""
-    query = "SELECT * FROM tasks WHERE job=? AND state='queued' AND id>? ORDER BY id"
-    rows = ledger.read(query, job.id, after)
+def load_tasks(ledger: Ledger, job: JobRun) -> None:
+    """Queue the tasks of a job that have not ended."""
+    rows = ledger.read("SELECT * FROM tasks WHERE job=? AND state='queued' ORDER BY id", job.id)
     since = time.monotonic()
     for row in rows:
         job.put(

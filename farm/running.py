@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from jobs.errors import Failure
-from jobs.scheduler import WaitingTask
+from jobs.scheduler import CREDITS, SPLIT_AFTER_DEATHS, WaitingTask
 from jobs.states import JobState
 from jobs.tasks import Item, StoreOptions, WorkerReport
 
@@ -18,7 +18,12 @@ _WINDOW = 16
 
 @dataclass
 class TaskRun:
-    """A queued or leased task."""
+    """A queued or leased task.
+
+    Attributes:
+        avoid: Workers on which it or one of its items failed.
+        failed_on: Those on which an attempt failed as a whole: blamed once another worker can do it.
+    """
 
     id: int
     job: str
@@ -34,6 +39,12 @@ class TaskRun:
     since: float = 0.0
     not_before: float = 0.0
     avoid: set[str] = field(default_factory=set)
+    failed_on: set[str] = field(default_factory=set)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it has ended so many workers that nothing else may be beside it."""
+        return self.deaths >= SPLIT_AFTER_DEATHS
 
     def waiting(self) -> WaitingTask:
         """Return what the scheduler may know of it."""
@@ -46,6 +57,7 @@ class TaskRun:
             frozenset(self.avoid),
             self.workers,
             self.not_before,
+            alone=self.suspect,
         )
 
 
@@ -61,6 +73,7 @@ class Lease:
         retry_at: When its unfinished items may be tried again.
         advanced: Whether it got further than any attempt before it.
         stop_sent_at: When it was asked to stop.
+        missed: How many reports of its worker in a row did not know it.
     """
 
     task: TaskRun
@@ -71,9 +84,10 @@ class Lease:
     heard_at: float
     in_flight: set[int] = field(default_factory=set)
     retry_at: float = 0.0
-    megapixels_done: float = 0.0
+    pixels_done: int = 0
     advanced: bool = False
     stop_sent_at: float | None = None
+    missed: int = 0
 
     @property
     def attempt(self) -> int:
@@ -153,7 +167,7 @@ class WorkerRun:
 
     Attributes:
         tasks: Leases it has, oldest first: the first is the one that runs.
-        heard_at: When it last answered, in the controller's monotonic seconds.
+        answered_at: When it last answered to being asked, in the controller's monotonic seconds.
         failed_jobs: Jobs whose tasks failed on it in a row, without a success between.
         aside_until: Until when it gets no tasks.
         idle_since: When its last task ended.
@@ -161,7 +175,7 @@ class WorkerRun:
     """
 
     report: WorkerReport
-    heard_at: float
+    answered_at: float
     tasks: dict[int, Lease] = field(default_factory=dict)
     holds: set[str] = field(default_factory=set)
     failed_jobs: list[str] = field(default_factory=list)
@@ -171,6 +185,11 @@ class WorkerRun:
     items_done: int = 0
     device_s: float = 0.0
     beating: bool = False
+
+    @property
+    def load(self) -> int:
+        """How many of its credits are used; a suspect uses all."""
+        return CREDITS if any(lease.task.suspect for lease in self.tasks.values()) else len(self.tasks)
 
     @property
     def id(self) -> str:

@@ -17,6 +17,7 @@ from farm.farm_file import FarmFile
 from farm.folders import cache_dir
 from farm.pool import Pool
 from jobs.errors import FarmError, UsageError
+from jobs.tasks import Event
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Serving:
             max_workers=farm.max_workers,
             idle_exit_s=farm.idle_exit_s or 0.0,
         )
-        self.controller = Controller(options, pool, end_farm=lambda: _end(farm))
+        self.controller = Controller(options, pool, end_farm=lambda: _end(farm), broken=_end_process)
         address = urlsplit(farm.api_url)
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -60,7 +61,7 @@ class Serving:
         """
         serve = asyncio.ensure_future(self._serve())
         loop = asyncio.ensure_future(self.controller.run())
-        loop.add_done_callback(_end_process)
+        loop.add_done_callback(_check_loop)
         self._tasks = [serve, loop]
         while not self._server.started:
             if serve.done():
@@ -73,20 +74,32 @@ class Serving:
         except SystemExit:  # uvicorn's way to say that it could not bind
             log.exception("the api ended")
 
+    def take_in(self, worker: str, events: list[Event]) -> None:
+        """Take in the events of a worker, in order."""
+        try:
+            self.controller.dispatcher.worker_says(worker, events)
+        except Exception as error:  # noqa: BLE001 - half of a batch in memory is worse than starting again
+            _end_process(error)
+
     async def stop(self) -> None:
         """End the workers, the controller and the api."""
         self._server.should_exit = True
         await self.controller.close()
 
 
-def _end_process(loop: asyncio.Task[None]) -> None:
-    """End this process when the controller's loop has failed: Ray starts another, which reads the ledger.
+def _check_loop(loop: asyncio.Task[None]) -> None:
+    error = None if loop.cancelled() else loop.exception()
+    if isinstance(error, Exception):
+        _end_process(error)
 
-    What the failed tick did to the schedulable set is not in the ledger, so going on with it would be wrong.
+
+def _end_process(error: Exception) -> None:
+    """End this process when its memory may be ahead of the ledger: Ray starts another, which reads that.
+
+    Going on would be wrong: what was not written down would be taken for done.
     """
-    if not loop.cancelled() and loop.exception():
-        log.critical("the controller's loop failed", exc_info=loop.exception())
-        os._exit(1)
+    log.critical("the controller starts again", exc_info=error)
+    os._exit(1)
 
 
 def _limits() -> Limits:

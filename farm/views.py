@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jobs.errors import UsageError
 from jobs.states import ENDED_JOBS, JobState, TaskState
 
 _COUNTS = ("total", "done", "skipped", "failed", "canceled")
+_PAGE = 5000
 _FAILURES_SHOWN = 20
 _REMARKS_SHOWN = 20
 
@@ -62,7 +64,14 @@ class View:
 
     def job(self, word: str) -> dict[str, Any]:
         """Return one job, by id, start of an id, or name."""
-        return self._job(self._rows("SELECT * FROM jobs WHERE id=?", self.resolve(word))[0])
+        job = self._job(self._rows("SELECT * FROM jobs WHERE id=?", self.resolve(word))[0])
+        job["failures"] = self._failures(job["id"]) if job["items"]["failed"] else []
+        job["remarks"] = self._remarks(job["id"]) if job["state"] in ENDED_JOBS else []
+        return job
+
+    def close(self) -> None:
+        """Close the connection, if it is this view's own."""
+        self._db.close()
 
     def _job(self, row: sqlite3.Row) -> dict[str, Any]:
         job = row["id"]
@@ -93,41 +102,15 @@ class View:
             "items": {**counts, "pending": _pending(counts)},
             "tasks": tasks,
             "images_per_s": round(made / seconds, 4) if made and seconds else None,
-            "eta_s": None if ended or row["state"] == JobState.PAUSED else self._eta(job, counts, seconds),
-            "megapixels": self.megapixels(job) if ended else None,
+            "eta_s": None if ended or row["state"] == JobState.PAUSED else _eta(steps, counts, seconds),
+            "megapixels": round(sum(step["pixels"] for step in steps) / 1e6, 3),
             "ignored": json.loads(row["ignored"]),
             "notes": json.loads(row["notes"]),
             "plan": json.loads(row["plan"]) if row["plan"] else None,
             "steps": [_step(step) for step in steps],
-            "failures": self._failures(job) if counts["failed"] else [],
-            "remarks": self._remarks(job) if ended else [],
+            "failures": [],
+            "remarks": [],
         }
-
-    def _eta(self, job: str, counts: dict[str, int], seconds: float) -> list[float] | None:
-        """Return a range from what this job itself has shown: nothing before it has shown something."""
-        made, left = counts["done"] + counts["failed"], _pending(counts)
-        if not made or not left or seconds <= 0:
-            return None
-        sizes = self._rows(
-            "SELECT sum(CASE WHEN state='pending' THEN size_bytes ELSE 0 END) AS todo, "
-            "sum(CASE WHEN state IN ('done', 'failed') THEN size_bytes ELSE 0 END) AS did "
-            "FROM items WHERE job=? AND size_bytes > 0",
-            job,
-        )[0]
-        by_count = seconds * left / made
-        by_size = seconds * sizes["todo"] / sizes["did"] if sizes["did"] else by_count
-        low, high = sorted((by_count, by_size))
-        spread = 1 + 1 / (1 + made) ** 0.5
-        return [round(low / spread, 1), round(high * spread, 1)]
-
-    def megapixels(self, job: str) -> float:
-        """Return how many megapixels of results a job has made."""
-        row = self._rows(
-            "SELECT total(json_extract(detail, '$.width_px') * json_extract(detail, '$.height_px')) AS px "
-            "FROM items WHERE job=? AND state='done'",
-            job,
-        )[0]
-        return round(float(row["px"]) / 1e6, 3)
 
     def device_seconds(self, job: str) -> dict[str, float]:
         """Return for how long a job's attempts held devices, and how much of that these waited."""
@@ -167,15 +150,26 @@ class View:
         total = self._rows(f"SELECT count(*) AS n {wanted}", job, state)[0]["n"]
         return {"items": [_item(row) for row in rows], "total": total}
 
-    def tasks(self, word: str) -> list[dict[str, Any]]:
-        """Return a job's tasks with the counts of their items and their last attempt."""
+    def every_item(self, job: str) -> Iterator[dict[str, Any]]:
+        """Yield all items of a job, page by page, in the time that one pass takes."""
+        after = 0
+        query = "SELECT * FROM items WHERE job=? AND id>? ORDER BY id LIMIT ?"
+        while rows := self._rows(query, job, after, _PAGE):
+            after = rows[-1]["id"]
+            yield from map(_item, rows)
+
+    def tasks(self, word: str, limit: int = _PAGE, offset: int = 0) -> list[dict[str, Any]]:
+        """Return a page of a job's tasks, with the counts of their items and their last attempt."""
         rows = self._rows(
             "SELECT t.*, a.worker, a.started_at, a.ended_at, count(i.id) AS total, "
             "total(i.state='done') AS done, total(i.state='failed') AS failed, "
             "total(i.state='skipped') AS skipped "
-            "FROM tasks t LEFT JOIN attempts a ON a.task=t.id AND a.number=t.attempt "
-            "LEFT JOIN items i ON i.task=t.id WHERE t.job=? GROUP BY t.id ORDER BY t.id",
+            "FROM (SELECT * FROM tasks WHERE job=? ORDER BY id LIMIT ? OFFSET ?) t "
+            "LEFT JOIN attempts a ON a.task=t.id AND a.number=t.attempt "
+            "LEFT JOIN items i ON i.task=t.id GROUP BY t.id ORDER BY t.id",
             self.resolve(word),
+            limit,
+            offset,
         )
         return [
             {
@@ -208,6 +202,24 @@ class View:
 
 def _pending(counts: dict[str, int]) -> int:
     return counts["total"] - counts["done"] - counts["skipped"] - counts["failed"] - counts["canceled"]
+
+
+def _eta(steps: list[sqlite3.Row], counts: dict[str, int], seconds: float) -> list[float] | None:
+    """Return a range from what the job itself has shown: nothing before it has shown something.
+
+    Skipped pictures took no time and say nothing; by count and by bytes are two guesses.
+    """
+    made, left = counts["done"] + counts["failed"], _pending(counts)
+    if not made or not left or seconds <= 0:
+        return None
+    ended_bytes = sum(step["bytes_ended"] for step in steps)
+    left_bytes = sum(step["bytes_total"] for step in steps) - ended_bytes
+    made_bytes = ended_bytes * made / (made + counts["skipped"])
+    by_count = seconds * left / made
+    by_size = seconds * left_bytes / made_bytes if made_bytes else by_count
+    low, high = sorted((by_count, by_size))
+    spread = 1 + 1 / (1 + made) ** 0.5
+    return [round(low / spread, 1), round(high * spread, 1)]
 
 
 def _step(row: sqlite3.Row) -> dict[str, Any]:

@@ -164,6 +164,16 @@ class PlanSummary:
         self.estimate_s += task.estimate_s
         self.output_bytes += sum(item.output_bytes for item in task.items)
 
+    def plus(self, other: PlanSummary) -> PlanSummary:
+        """Return what both add up to."""
+        return PlanSummary(
+            self.items + other.items,
+            self.tasks + other.tasks,
+            self.input_bytes + other.input_bytes,
+            self.estimate_s + other.estimate_s,
+            self.output_bytes + other.output_bytes,
+        )
+
     def note_on_space(self, free_bytes: int | None) -> str:
         """Return what to tell the user if the results may not fit into the free space, or an empty string."""
         if free_bytes is None or self.output_bytes <= free_bytes:

@@ -36,6 +36,7 @@ class WaitingTask:
         avoid: Workers it failed on; taken only when no other worker exists.
         workers: Least and most workers it runs on.
         not_before: When its back-off is over.
+        alone: Whether nothing else may be on its worker: it is suspected of killing workers.
     """
 
     id: int
@@ -46,6 +47,7 @@ class WaitingTask:
     avoid: frozenset[str] = frozenset()
     workers: tuple[int, int] = (1, 1)
     not_before: float = 0.0
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def decide(
         chosen.append(Assignment(task.id, job.id, worker))
         turn.turn += 1
         turn.taken.add(task.id)
-        turn.loads[worker] += 1
+        turn.loads[worker] = CREDITS if task.alone else turn.loads[worker] + 1
         if task.affinity:
             turn.holds[worker].add(task.affinity)
         turn.leased[job.id] += 1
@@ -190,7 +192,9 @@ def _match(now: float, job: RunnableJob, free: Sequence[str], turn: _Turn) -> tu
 
 
 def _allowed(task: WaitingTask, worker: str, turn: _Turn) -> bool:
-    """A worker the task failed on is taken only when there is no other."""
+    """A worker the task failed on is taken only when there is no other, a busy one never for a suspect."""
+    if task.alone and turn.loads[worker]:
+        return False
     return worker not in task.avoid or all(other in task.avoid for other in turn.loads)
 
 

@@ -57,17 +57,15 @@ class ItemState(StrEnum):
 _J, _S, _T, _I = JobState, StepState, TaskState, ItemState
 
 JOB_MOVES: dict[JobState, frozenset[JobState]] = {
-    _J.PLANNING: frozenset({_J.QUEUED, _J.PAUSED, _J.FAILED, _J.CANCELED}),
+    _J.PLANNING: frozenset({_J.QUEUED, _J.PAUSED, _J.FAILED, _J.CANCELING}),
     _J.QUEUED: frozenset(
-        {_J.ACTIVE, _J.PAUSED, _J.CANCELED, _J.COMPLETED, _J.COMPLETED_WITH_ERRORS, _J.FAILED}
+        {_J.ACTIVE, _J.PAUSED, _J.CANCELING, _J.COMPLETED, _J.COMPLETED_WITH_ERRORS, _J.FAILED}
     ),
-    _J.ACTIVE: frozenset(
-        {_J.PAUSING, _J.CANCELING, _J.COMPLETED, _J.COMPLETED_WITH_ERRORS, _J.FAILED}
-    ),
+    _J.ACTIVE: frozenset({_J.PAUSING, _J.CANCELING, _J.COMPLETED, _J.COMPLETED_WITH_ERRORS, _J.FAILED}),
     _J.PAUSING: frozenset(
         {_J.PAUSED, _J.ACTIVE, _J.CANCELING, _J.COMPLETED, _J.COMPLETED_WITH_ERRORS, _J.FAILED}
     ),
-    _J.PAUSED: frozenset({_J.QUEUED, _J.CANCELED}),
+    _J.PAUSED: frozenset({_J.QUEUED, _J.CANCELING, _J.FAILED}),
     _J.COMPLETED: frozenset({_J.QUEUED}),
     _J.COMPLETED_WITH_ERRORS: frozenset({_J.QUEUED}),
     _J.FAILED: frozenset({_J.QUEUED}),

@@ -72,7 +72,9 @@ class ScriptedPool:
         self._queues: dict[str, asyncio.Queue[TaskMessage]] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[tuple[str, int, int], asyncio.Event] = {}
-        self._current: dict[str, list[int]] = {}
+        self._has: dict[str, list[int]] = {}
+        self.lose_sends = 0
+        self.failing_renews = 0
 
     def start(self, listener: Listener) -> int:
         self._listener = listener
@@ -97,7 +99,7 @@ class ScriptedPool:
         return name
 
     def _report(self, name: str) -> WorkerReport:
-        return WorkerReport(name, pid=1, node="here", device="cpu")
+        return WorkerReport(name, pid=1, node="here", device="cpu", tasks=tuple(self._has.get(name, ())))
 
     async def _work(self, name: str) -> None:
         while True:
@@ -109,8 +111,11 @@ class ScriptedPool:
                     return
                 if event == WAIT:
                     await self._stop_of(name, message.task, message.attempt).wait()
+                    self._has[name].remove(message.task)
                     self._listener.worker_says(name, [ended(message, "stopped")])
                     break
+                if isinstance(event, TaskEnded):
+                    self._has[name].remove(message.task)
                 self._listener.worker_says(name, [event])  # type: ignore[list-item]
 
     def lose(self, name: str, *, certain: bool = True) -> None:
@@ -129,7 +134,10 @@ class ScriptedPool:
 
     def send(self, worker: str, message: TaskMessage) -> None:
         self.sent.append((worker, message))
-        if worker in self.alive:
+        if self.lose_sends > 0:
+            self.lose_sends -= 1
+        elif worker in self.alive:
+            self._has.setdefault(worker, []).append(message.task)
             self._queues[worker].put_nowait(message)
 
     def stop(self, worker: str, task: int, attempt: int) -> None:
@@ -138,6 +146,9 @@ class ScriptedPool:
     async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:
         if worker in self.frozen:
             await asyncio.Event().wait()
+        if self.failing_renews > 0:
+            self.failing_renews -= 1
+            raise FarmError("the network hiccuped")
         if worker not in self.alive:
             raise FarmError(f"{worker} is gone")
         return self._report(worker)

@@ -218,8 +218,8 @@ def test_a_step_that_fails_takes_only_those_with_it_that_need_it(tmp_path):
 def test_a_farm_that_may_grow_gets_more_workers_for_a_backlog_and_gives_them_back_when_idle(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("farm.dispatch.IDLE_S", 0.2)
-    monkeypatch.setattr("farm.dispatch._SCALE_EVERY_S", 0.05)
+    monkeypatch.setattr("farm.upkeep.IDLE_S", 0.2)
+    monkeypatch.setattr("farm.upkeep._SCALE_EVERY_S", 0.05)
     released = asyncio.Event()
 
     def script(worker: str, message: TaskMessage) -> Any:

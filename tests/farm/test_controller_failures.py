@@ -201,7 +201,7 @@ def test_the_items_of_a_worker_whose_node_vanished_wait_for_the_lease_to_run_out
 
 
 def test_a_canceled_task_that_does_not_stop_is_ended_with_its_worker(tmp_path, monkeypatch):
-    monkeypatch.setattr("farm.dispatch.CANCEL_GRACE_S", 0.1)
+    monkeypatch.setattr("farm.upkeep.CANCEL_GRACE_S", 0.1)
     monkeypatch.setattr(ScriptedPool, "stop", lambda *_: None)
 
     def script(worker: str, message: TaskMessage) -> Any:
@@ -231,7 +231,7 @@ def test_a_worker_that_fails_tasks_of_three_jobs_in_a_row_is_set_aside_and_says_
             for _ in range(4):
                 job_id = await controller.commands.submit(manifest(tmp_path, {"items": 6}))
                 assert (await over(controller, job_id))["state"] == "completed"
-            states = {worker["id"]: worker["state"] for worker in controller.workers()}
+            states = {worker["id"]: worker["state"] for worker in await controller.workers()}
             assert states["w1"] == "set aside"
             told = [event for event in controller.view.events(None) if event["type"] == "worker set aside"]
             assert len(told) == 1
