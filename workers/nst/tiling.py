@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from workers.nst.exact_sums import NumberTable
@@ -130,30 +129,6 @@ class Share:
         for tile, vector in vectors.items():
             table.set_row(tile, vector)
         return table.columns(self.group.reduce(table.bits))
-
-    def assemble(self, tensors: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Return the tensors of the tiles of all members on member 0, and nothing on the others.
-
-        Args:
-            tensors: By name for tiles of this member, of any shapes and dtypes.
-        """
-        first = self.group.rank == 0
-        others = range(1, self.group.size) if first else (0,)
-        flat = {
-            f"{tile}.{name}": value.contiguous() for tile in tensors for name, value in tensors[tile].items()
-        }
-        message = torch.empty(0, dtype=torch.uint8)
-        if not first:
-            message = torch.frombuffer(bytearray(save(flat)), dtype=torch.uint8)
-        received = self.group.exchange(dict.fromkeys(others, message))
-        if not first:
-            return {}
-        assembled = dict(tensors)
-        for packed in received.values():
-            for key, value in load(packed.numpy().tobytes()).items():
-                tile, _, name = key.partition(".")
-                assembled.setdefault(int(tile), {})[name] = value
-        return assembled
 
     def _cut(self, picture: Tensor, tile: int) -> Tensor:
         return picture[(..., *self.tiling.cores[tile].slices(self.tiling.whole))]
