@@ -128,7 +128,7 @@ def _add_jobs(app: FastAPI, controller: Controller, authorize: list[Any]) -> Non
     @app.get("/v1/jobs/{job}/manifest", dependencies=authorize, tags=["jobs"])
     async def manifest(job: str) -> dict[str, Any]:
         """Show the manifest that a job was made from."""
-        return controller.manifest_of(job)
+        return view.manifest(job)
 
     @app.get("/v1/jobs/{job}/items", dependencies=authorize, tags=["jobs"])
     async def items(

@@ -59,6 +59,10 @@ class Reader(Protocol):
         """Return what happened in a job after event number `after`, oldest first."""
         ...
 
+    def manifest(self, word: str, /) -> dict[str, Any]:
+        """Return the manifest that a job was made from."""
+        ...
+
 
 class Farm:
     """A farm that runs somewhere and is reached over HTTP.

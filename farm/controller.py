@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import time
@@ -242,11 +241,6 @@ class Controller:
     def _item_name(self, lease: Any) -> str | None:
         flying = sorted(lease.in_flight) if lease else []
         return lease.open[flying[0]].input if flying and flying[0] in lease.open else None
-
-    def manifest_of(self, word: str) -> dict[str, Any]:
-        """Return the manifest that a job was made from."""
-        rows = self.ledger.read("SELECT manifest FROM jobs WHERE id=?", self.view.resolve(word))
-        return dict(json.loads(rows[0]["manifest"]))
 
 
 def _state_of(killed: str, *, aside: bool, busy: bool) -> str:

@@ -69,6 +69,11 @@ class View:
         job["remarks"] = self._remarks(job["id"]) if job["state"] in ENDED_JOBS else []
         return job
 
+    def manifest(self, word: str) -> dict[str, Any]:
+        """Return the manifest that a job was made from."""
+        rows = self._rows("SELECT manifest FROM jobs WHERE id=?", self.resolve(word))
+        return dict(json.loads(rows[0]["manifest"]))
+
     def close(self) -> None:
         """Close the connection, if it is this view's own."""
         self._db.close()

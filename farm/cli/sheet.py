@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from farm.cli import view
-from farm.client import Farm, Reader, every_item
+from farm.client import Reader, every_item
 from jobs import paths
 from jobs.errors import BadInputError, UsageError
 from jobs.states import ItemState
@@ -76,8 +76,8 @@ def _chosen(reader: Reader, job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _store_options(reader: Reader, job: dict[str, Any]) -> StoreOptions:
-    """Return how the job reaches its store; without a running farm, boto3's own configuration says it."""
-    if not paths.is_s3(job["output"]) or not isinstance(reader, Farm):
+    """Return how the job reaches its store."""
+    if not paths.is_s3(job["output"]):
         return StoreOptions()
     return StoreOptions(**reader.manifest(job["id"]).get("s3", {}))
 

@@ -184,7 +184,7 @@ def test_one_job_that_cannot_be_read_any_more_does_not_keep_the_others_from_goin
         async with farm(tmp_path, ScriptedPool(0)) as controller:
             jobs = [await controller.commands.submit(manifest(tmp_path)) for _ in range(2)]
             await until(lambda: all(controller.view.job(job)["state"] == "queued" for job in jobs))
-            document = controller.manifest_of(jobs[0])
+            document = controller.view.manifest(jobs[0])
             document["steps"][0]["kind"] = "of-a-module-that-is-gone"
             controller.ledger.update("jobs", {"manifest": document}, id=jobs[0])
             return jobs
