@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from workers.nst.matrix_roots import square_root
+from workers.nst.matrix_roots import root_trace, square_root
 from workers.nst.variation import TvTerm
 
 CHUNK_POSITIONS = 1 << 16
@@ -183,8 +183,8 @@ class Wasserstein2:
 
         def distance(moments: Moments) -> Tensor:
             covariance = moments.covariance(floor)
-            cross = square_root(root @ covariance @ root, self.iterations)
-            spread = (wanted + covariance - 2 * cross).diagonal().mean()
+            cross = root_trace(root @ covariance @ root, self.iterations)
+            spread = (wanted.trace() + covariance.trace() - 2 * cross) / moments.channels
             return ((moments.first - target.first).square().mean() + spread) * scale
 
         return distance

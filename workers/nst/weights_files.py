@@ -55,11 +55,21 @@ def read_pytorch_examples(path: Path) -> TransformerNet:
     Raises:
         ValueError: Saying what is wrong with the file.
     """
-    state = _state_dict(_load(path), path)
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = read_state(path)
     state = {name: value for name, value in state.items() if not _RUNNING_STATISTICS.search(name)}
     return network_from(state, path)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the parameters in a file of torch, without running code and without the prefix `module.`.
+
+    Raises:
+        ValueError: Saying what is wrong with the file.
+    """
+    state = _state_dict(_load(path), path)
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): value for name, value in state.items()}
+    return state
 
 
 def network_from(state: dict[str, Tensor], path: Path) -> TransformerNet:
