@@ -69,9 +69,9 @@ def import_loss_network(path: Path, name: str, family: str, channel_scale: Path 
     if not found or found != convolutions[: len(found)]:
         missing = next(layer for layer in convolutions if layer not in found)
         raise ValueError(f"{path.name} holds no {name}: it lacks {missing}")
-    strange = [key for key in state if key.split(".")[0] not in found]
+    strange = [key.removesuffix(".unknown") for key in state if key.split(".")[0] not in found]
     if strange:
-        raise ValueError(f"{path.name} holds no {name}: it has {strange[0].removesuffix(".unknown")} beside it")
+        raise ValueError(f"{path.name} holds no {name}: it has {strange[0]} beside it")
     parameters = []
     for layer in found:
         pair = tuple(_number(state, f"{layer}.{part}", path) for part in ("weight", "bias"))
