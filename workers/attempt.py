@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jobs.checkpoints import Checkpoints
-from jobs.errors import BadInputError, ConflictError, Failure, FarmError, LeaseLostError, StorageError
+from jobs.errors import BadInputError, Failure, FarmError, LeaseLostError
 from jobs.library import Library
-from jobs.records import Record, render_key
+from jobs.records import Record
 from jobs.states import ItemState
-from jobs.storage import Committed, Found, Store, store_and_key
+from jobs.storage import Store, store_and_key
 from jobs.tasks import Emitted, Event, Item, ItemFinished, ItemStarted, Progress, StoreOptions, TaskMessage
-from workers.kinds import Kind, Produced, load_kind
+from workers.kinds import Produced, load_kind
 from workers.models import ModelCache
 from workers.nst.group import Alone, Group
+from workers.outputs import Output, Target
 from workers.reading import Readers, Slot
 
 log = logging.getLogger(__name__)
@@ -45,18 +46,12 @@ class Services:
     post: Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where an item's result goes, and what is known of its input."""
-
-    key: str
-    found: Found
-    render_key: str
-    input_sha256: str
-
-
 class Attempt:
-    """The context of one attempt (`workers.kinds.Context`)."""
+    """The context of one attempt (`workers.kinds.Context`).
+
+    Raises:
+        FarmError: If its kind of work is not known; whatever else importing that raises.
+    """
 
     def __init__(self, message: TaskMessage, services: Services) -> None:
         self.message = message
@@ -69,30 +64,27 @@ class Attempt:
         self._services = services
         self._deadline = time.monotonic() + message.lease_s
         self._lock = threading.Lock()
-        self._targets: dict[int, _Target] = {}
+        self._targets: dict[int, Target] = {}
         self._started: set[int] = set()
         self._finished: set[int] = set()
         self._writes: list[Future[None]] = []
         self._room = threading.BoundedSemaphore(_WRITES_BEHIND)
-        self._began = time.monotonic()
+        self._began: float | None = None
         self._checkpoints: Checkpoints | None = None
-        self._kind = self._known_kind()
+        self._kind = load_kind(message.kind)
+        self._output = Output(message, self._kind, self._output_store, self.check_lease)
         self._slots = [Slot(lambda item=item: self._read(item)) for item in message.items]  # type: ignore[misc]
-        if self._kind and self._kind.prepare:
-            services.readers.feed(self._slots)
 
-    def _known_kind(self) -> Kind | None:
-        """Return the kind, or None for one that is not known: `run` says so when its turn comes."""
-        try:
-            return load_kind(self.message.kind)
-        except FarmError:
-            return None
+    def begin_reading(self) -> None:
+        """Let its items be read ahead, after those of the attempts that began before."""
+        if self._kind.prepare:
+            self._services.readers.feed(self._slots)
 
     def run(self) -> dict[str, Any]:
         """Let the kind of work do it; returns what later steps may name."""
         self._began = time.monotonic()
         self.check_lease()
-        return load_kind(self.message.kind).run(self.message, self)
+        return self._kind.run(self.message, self)
 
     # The lease.
 
@@ -119,8 +111,8 @@ class Attempt:
             )
 
     def device_s(self) -> float:
-        """Return the seconds since the attempt began to run."""
-        return time.monotonic() - self._began
+        """Return the seconds since the attempt began to run, 0 if it never did."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
     # What a kind of work sees.
 
@@ -139,7 +131,7 @@ class Attempt:
     def read_ahead(self) -> Iterator[tuple[Item, Any]]:
         """Yield the items that need work, decoded, in order; end early when the attempt should stop."""
         for item, slot in zip(self.message.items, self._slots, strict=True):
-            if self._kind and not self._kind.prepare:
+            if not self._kind.prepare:
                 slot.fill()
             since = time.monotonic()
             while not slot.wait(_POLL_S):
@@ -206,52 +198,17 @@ class Attempt:
             return None
 
     def _prepare(self, item: Item) -> tuple[Any, int] | None:
-        target, content = self._target(item)
+        content = cache(lambda: self._content(item))
+        target = self._output.target(item, content)
         with self._lock:
             self._targets[item.id] = target
-        record = target.found.record
-        if record and target.found.ours and target.render_key and record.render_key == target.render_key:
-            self._finish(item, ItemState.SKIPPED, record, "it was finished before")
+        if target.finished:
+            self._finish(item, ItemState.SKIPPED, target.finished, "it was finished before")
             return None
-        kind = load_kind(self.message.kind)
-        if not kind.prepare:
+        if not self._kind.prepare:
             return None, 0
-        prepared = kind.prepare(self.message, item, self._content(item) if content is None else content)
+        prepared = self._kind.prepare(self.message, item, content())
         return prepared.value, prepared.memory_bytes
-
-    def _target(self, item: Item) -> tuple[_Target, bytes | None]:
-        """Find out where the result goes and what it would be; the input is read only if it has to be."""
-        kind = load_kind(self.message.kind)
-        key, found = self._free_key(item.output_key)
-        content, input_sha256, wanted = None, "", ""
-        if item.input:
-            input_sha256 = _unchanged(item, found.record)
-            if not input_sha256:
-                content = self._content(item)
-                input_sha256 = hashlib.sha256(content).hexdigest()
-        if kind.settings:
-            settings = {**kind.settings(self.message.payload), "suffix": PurePosixPath(key).suffix.lower()}
-            wanted = render_key(input_sha256, settings)
-        return _Target(key, found, wanted, input_sha256), content
-
-    def _free_key(self, key: str) -> tuple[str, Found]:
-        """Return the key to write to under the rule `on_existing`, and what stands there."""
-        store = self._output()
-        found = store.find(key)
-        number = 0
-        while found.exists and not found.ours and self.message.on_existing != "replace":
-            if self.message.on_existing == "fail":
-                raise ConflictError(
-                    f"{self.message.output}/{key} exists and was not made by the farm",
-                    "choose another output, or on_existing: rename or replace",
-                )
-            number += 1
-            path = PurePosixPath(key)
-            renamed = str(path.with_name(f"{path.stem}-{number}{path.suffix}"))
-            found = store.find(renamed)
-            if not found.exists or found.ours:
-                return renamed, found
-        return key, found
 
     def _content(self, item: Item) -> bytes:
         root, key = store_and_key(item.input)
@@ -268,7 +225,10 @@ class Attempt:
         try:
             self.check_lease()
             produced = result()
-            committed = self._commit(item, produced)
+            with self._lock:
+                target = self._targets.get(item.id)
+            target = target or self._output.target(item, lambda: self._content(item))
+            committed = self._output.commit(item, target, produced)
             state = ItemState.DONE if committed.won else ItemState.SKIPPED
             note = produced.note if committed.won else "another attempt finished it first"
             self._finish(item, state, committed.record, note)
@@ -278,37 +238,6 @@ class Attempt:
             self._fail(item, as_farm_error(error))
         finally:
             self._room.release()
-
-    def _commit(self, item: Item, produced: Produced) -> Committed:
-        with self._lock:
-            target = self._targets.get(item.id)
-        if target is None:
-            target, _ = self._target(item)
-        before = target.found.record
-        record = Record(
-            key=target.key,
-            generation=before.generation + 1 if before else 1,
-            job=self.message.job,
-            task=self.message.task,
-            attempt=self.message.attempt,
-            render_key=target.render_key,
-            size_bytes=len(produced.data),
-            sha256=hashlib.sha256(produced.data).hexdigest(),
-            input=item.input,
-            input_size_bytes=item.size_bytes,
-            input_stamp=item.stamp,
-            input_sha256=target.input_sha256,
-            extra=produced.facts,
-        )
-        self.check_lease()
-        on_existing = "replace" if self.message.on_existing == "replace" else "fail"
-        committed = self._output().commit(record, produced.data, target.found, on_existing=on_existing)
-        if not committed.won and committed.record.render_key != record.render_key:
-            raise StorageError(
-                f"job {committed.record.job} wrote {target.key} with other settings at the same time",
-                "give each job an output of its own",
-            )
-        return committed
 
     # Outcomes.
 
@@ -347,26 +276,15 @@ class Attempt:
             self._finished.add(item.id)
         self._services.post(event)
 
-    def _output(self) -> Store:
+    def _output_store(self) -> Store:
         return self._services.store(self.message.output, self.message.store_options)
 
     def _own_checkpoints(self) -> Checkpoints:
         if self._checkpoints is None:
             self._checkpoints = Checkpoints(
-                self._output(), self.message.job, self.message.task, self.message.attempt
+                self._output_store(), self.message.job, self.message.task, self.message.attempt
             )
         return self._checkpoints
-
-
-def _unchanged(item: Item, record: Record | None) -> str:
-    """Return the content hash from the last record if the input is the same file as then, else nothing."""
-    same = (
-        record
-        and item.stamp
-        and (record.input, record.input_size_bytes, record.input_stamp)
-        == (item.input, item.size_bytes, item.stamp)
-    )
-    return record.input_sha256 if record and same else ""
 
 
 def as_farm_error(error: Exception) -> FarmError:

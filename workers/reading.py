@@ -27,7 +27,7 @@ class Slot:
     def fill(self) -> None:
         """Read now; `read` handles its own errors."""
         found = self._read()
-        if found is not None:
+        if found is not None and not self._filled.is_set():  # set already: it was dropped meanwhile
             self.value, self.size_bytes = found
             self.empty = False
         self._filled.set()

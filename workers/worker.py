@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -30,6 +30,14 @@ from workers.reading import Readers
 log = logging.getLogger(__name__)
 
 _OUTBOX_PAUSE_S = 0.02
+
+_STORES = 32
+"""Stores that stay open; the least recently used one is dropped for the next."""
+
+_EARLY_STOPS = 256
+"""Stops that came before their attempt and are remembered; older ones are forgotten."""
+
+_ASKED = "it was asked to stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +68,8 @@ class Worker:
 
     Args:
         options: What it is told.
-        send: Takes a batch of events, in order; called from one thread.
+        send: Takes a batch of events, in order; called from one thread. It raises when it cannot send them;
+            what may pass by itself it tries again.
     """
 
     def __init__(self, options: WorkerOptions, send: Callable[[list[Event]], None]) -> None:
@@ -69,6 +78,8 @@ class Worker:
         self._send = send
         self._outbox: SimpleQueue[Event | None] = SimpleQueue()
         self._attempts: deque[Attempt] = deque()
+        self._running: Attempt | None = None
+        self._early_stops: deque[tuple[int, int]] = deque(maxlen=_EARLY_STOPS)
         self._changed = threading.Condition()
         self._closed = False
         self._stores: dict[tuple[str, StoreOptions], Store] = {}
@@ -90,18 +101,41 @@ class Worker:
 
     def submit(self, message: TaskMessage) -> None:
         """Take an attempt; it runs when those before it are over, and is read ahead before that."""
-        attempt = Attempt(message, self._services)
+        try:
+            attempt = Attempt(message, self._services)
+        except Exception as error:  # noqa: BLE001 - the boundary: a task is never lost without a word
+            known = as_farm_error(error)
+            self._outbox.put(_ended(message, "failed", known.failure, str(known)))
+            return
+        name = (message.task, message.attempt)
         with self._changed:
+            if name in self._early_stops:
+                self._early_stops.remove(name)
+                self._outbox.put(_ended(message, "stopped", reason=_ASKED))
+                return
+            # Under one lock: what is read ahead for one attempt must not wait for the one behind it.
             self._attempts.append(attempt)
+            attempt.begin_reading()
             self._changed.notify_all()
 
     def stop(self, task: int, attempt: int) -> bool:
-        """Ask an attempt to stop after the picture it is at; return whether this worker has it."""
-        for mine in self._snapshot():
-            if (mine.message.task, mine.message.attempt) == (task, attempt):
-                mine.stop("it was asked to stop")
+        """Ask an attempt to stop after the picture it is at; return whether this worker has it.
+
+        One that waits behind another ends at once; one that has yet to come ends when it does.
+        """
+        name = (task, attempt)
+        with self._changed:
+            mine = next((a for a in self._attempts if (a.message.task, a.message.attempt) == name), None)
+            if mine is None:
+                self._early_stops.append(name)
+                return False
+            mine.stop(_ASKED)
+            if mine is self._running:
                 return True
-        return False
+            self._attempts.remove(mine)
+        mine.end()
+        self._outbox.put(_ended(mine.message, "stopped", reason=_ASKED))
+        return True
 
     def renew(self, leases: dict[int, float]) -> WorkerReport:
         """Renew the leases of tasks (seconds from now by task), and say what this worker is at.
@@ -158,6 +192,7 @@ class Worker:
             ended = self._run(attempt)
             with self._changed:
                 self._attempts.remove(attempt)
+                self._running = None
             self._outbox.put(ended)
         self._services.readers.close()
         self._services.writers.shutdown()
@@ -167,7 +202,8 @@ class Worker:
     def _next(self) -> Attempt | None:
         with self._changed:
             self._changed.wait_for(lambda: self._attempts or self._closed)
-            return self._attempts[0] if self._attempts else None
+            self._running = self._attempts[0] if self._attempts else None
+            return self._running
 
     def _run(self, attempt: Attempt) -> TaskEnded:
         """Run one attempt to its end, whatever happens in it."""
@@ -188,23 +224,21 @@ class Worker:
             left = f"{message.kind} left {len(attempt.unfinished())} items without an outcome"
             reason = attempt.stop_reason or left
             failure = None if outcome == "stopped" else Failure.ERROR
-        return TaskEnded(
-            task=message.task,
-            attempt=message.attempt,
-            outcome=outcome,
-            failure=failure,
-            reason=reason,
+        return replace(
+            _ended(message, outcome, failure, reason),
             device_s=attempt.device_s(),
             waited_s=attempt.waited_s,
             result=result,
         )
 
     def store(self, url: str, options: StoreOptions) -> Store:
-        """Return the store at a URL, opened once."""
+        """Return the store at a URL, opened once while it is in use."""
         with self._stores_lock:
-            if (url, options) not in self._stores:
-                self._stores[url, options] = open_store(url, options)
-            return self._stores[url, options]
+            store = self._stores.pop((url, options), None) or open_store(url, options)
+            self._stores[url, options] = store
+            if len(self._stores) > _STORES:
+                del self._stores[next(iter(self._stores))]
+            return store
 
     def _snapshot(self) -> list[Attempt]:
         with self._changed:
@@ -222,7 +256,27 @@ class Worker:
             closed = None in batch
             events = [event for event in batch if event is not None]
             if events:
-                self._send(events)
+                self._deliver(events)
+
+    def _deliver(self, events: list[Event]) -> None:
+        """Send a batch; where that fails one by one, so that one event does not keep the others back."""
+        try:
+            self._send(events)
+        except Exception as error:
+            if len(events) > 1:
+                for event in events:
+                    self._deliver([event])
+                return
+            [event] = events
+            log.exception("not sent: %.500r", event)
+            if isinstance(event, TaskEnded) and event.result:  # perhaps that is what cannot travel
+                reason = f"its result could not be sent: {type(error).__name__}: {error}"
+                ended = replace(event, outcome="failed", failure=Failure.ERROR, reason=reason, result={})
+                self._deliver([ended])
+
+
+def _ended(message: TaskMessage, outcome: str, failure: Failure | None = None, reason: str = "") -> TaskEnded:
+    return TaskEnded(message.task, message.attempt, outcome, failure, reason)
 
 
 def _prepare_device(options: WorkerOptions) -> None:

@@ -11,97 +11,10 @@ from typing import Any
 import pytest
 
 from jobs.errors import Failure, FarmError, LeaseLostError
-from jobs.library import Library
 from jobs.states import ItemState
-from jobs.storage import open_store
-from jobs.tasks import Event, Item, ItemFinished, ItemStarted, TaskEnded, TaskMessage
-from workers.kinds import KINDS, Context, Kind, Prepared, Produced, load_kind, register
-from workers.worker import Worker, WorkerOptions
-
-PATIENCE_S = 20.0
-
-
-@pytest.fixture(autouse=True)
-def _toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("FARM_KINDS", "tests.toy")
-    load_kind("toy")
-    before = dict(KINDS)
-    yield
-    KINDS.clear()
-    KINDS.update(before)
-
-
-class Bench:
-    """A worker in a thread, and what it said."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.events: list[Event] = []
-        self._said = threading.Condition()
-        self.library = Library(open_store(str(folder / "store")), folder / "cache")
-        self.worker = Worker(
-            WorkerOptions("w1", store=str(folder / "store"), cache_dir=str(folder / "cache")), self._hear
-        )
-        self._thread = threading.Thread(target=self.worker.run_forever)
-        self._thread.start()
-
-    def _hear(self, events: list[Event]) -> None:
-        with self._said:
-            self.events += events
-            self._said.notify_all()
-
-    def wait_for(self, condition: Callable[[list[Event]], Any]) -> None:
-        with self._said:
-            assert self._said.wait_for(lambda: condition(self.events), PATIENCE_S), self.events
-
-    def message(self, *items: Item, kind: str = "toy", attempt: int = 1, **more: Any) -> TaskMessage:
-        payload = {"count": 2, "seconds": 0, "word": "hi", "asset": "", "log": "", "die_at": -1}
-        return TaskMessage(
-            **{
-                "job": "j",
-                "step": "s",
-                "task": more.pop("task", 1),
-                "attempt": attempt,
-                "kind": kind,
-                "lease_s": more.pop("lease_s", 60.0),
-                "output": str(self.folder / "out"),
-                "items": items or (Item(1, "", -1, "", "a.txt"),),
-                "payload": payload | more.pop("payload", {}),
-                **more,
-            }
-        )
-
-    def run(self, message: TaskMessage) -> list[ItemFinished]:
-        """Run an attempt to its end and return the outcomes of its items."""
-        self.worker.submit(message)
-
-        def is_over(events: list[Event]) -> bool:
-            return any(
-                isinstance(e, TaskEnded) and e.attempt == message.attempt and e.task == message.task
-                for e in events
-            )
-
-        self.wait_for(is_over)
-        return [
-            e
-            for e in self.events
-            if isinstance(e, ItemFinished) and (e.task, e.attempt) == (message.task, message.attempt)
-        ]
-
-    def ended(self) -> TaskEnded:
-        return [e for e in self.events if isinstance(e, TaskEnded)][-1]
-
-    def close(self) -> None:
-        self.worker.close()
-        self._thread.join(PATIENCE_S)
-        assert not self._thread.is_alive()
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
+from jobs.tasks import Item, ItemFinished, ItemStarted, TaskEnded, TaskMessage
+from tests.workers.bench import PATIENCE_S, Bench
+from workers.kinds import KINDS, Context, Kind, Prepared, Produced, register
 
 
 def test_an_attempt_says_what_it_begins_what_it_finished_and_that_it_is_over(bench):
