@@ -89,6 +89,7 @@ class WholePicture:
         self._distances = objective.distances(styles) if objective.style else []
         self._content = self._content_targets(content)
 
+    @torch.enable_grad()
     def __call__(self, picture: Tensor) -> Evaluation:
         """Return loss and gradient at a picture of `[1, 3, H, W]` in 0..`pixel_range`."""
         leaf = picture.detach().requires_grad_()
