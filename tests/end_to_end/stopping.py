@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def _stop_at(point: str, key: str) -> None:
         if (wanted_key, wanted_point) == (key, point):
             # Whoever renames it is the one.
             orders.rename(orders.with_suffix(f".{os.getpid()}"))
-            os.kill(os.getpid(), signal.Signals[signal_name])
+            # To this thread: one that is sent to the process may stop this thread a moment too late.
+            signal.pthread_kill(threading.get_ident(), signal.Signals[signal_name])
 
 
 def _stopping(point: str, original: Callable[..., Any], key_of: Callable[..., str]) -> Callable[..., Any]:
