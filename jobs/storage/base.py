@@ -118,9 +118,10 @@ class Store(Protocol):
         ...
 
     def sweep(self, older_than_s: float) -> int:
-        """Remove what attempts that died left under no name of ours, such as staged files, and count it.
+        """Remove what attempts that died left in `.farm/`, such as staged files, and count it.
 
-        A result that was recorded and not yet published is published first.
+        A result that was recorded and not yet published is published first. What is younger may be at work;
+        a store may keep what is older too, where an upload can take long.
         """
         ...
 

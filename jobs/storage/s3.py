@@ -1,4 +1,4 @@
-"""S3 and what speaks like it, through boto3. The only file that knows boto3.
+"""S3 and what speaks like it, through boto3, which only this file and its client know.
 
 S3 has no rename: the commit of a result is one conditional put, and the attempt that made it stands in the
 object's metadata. What a lost reply hides, the metadata tell.
@@ -20,27 +20,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-)
-from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from jobs.errors import BadInputError, FarmError, StorageError, UsageError
 from jobs.records import Record
 from jobs.storage import objects
 from jobs.storage.base import FARM_PREFIX, Committed, Entry, Found
 from jobs.storage.rules import safe_key
+from jobs.storage.s3_client import (
+    CREDENTIALS_HINT,
+    CUT_OFF,
+    UnsupportedError,
+    code_of,
+    explain,
+    shared_client,
+)
 from jobs.tasks import StoreOptions
-
-REQUEST_ATTEMPTS = 5
-"""Times that boto3 sends a request, with growing random pauses, before it gives up."""
 
 CONTENTION_ATTEMPTS = 8
 """Times that a put which met another one, or a read that broke off, is tried."""
@@ -49,27 +45,12 @@ LONGEST_PAUSE_S = 4.0
 SINGLE_PUT_LIMIT_BYTES = 5 * 1024**3
 MULTIPART_FROM_BYTES = 64 * 1024**2
 
-_CUT_OFF = (NoConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+UPLOAD_AGE_S = 600.0
+"""Uploads in parts that are younger may be at work, whoever's they are: an upload is renewed by nobody."""
+
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _CONTENDED = frozenset({"ConditionalRequestConflict", "OperationAborted"})
-_CREDENTIALS_HINT = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws; "
-    "a farm that runs has the environment of its `farm up`"
-)
-_HINTS = {
-    "NoSuchBucket": "make the bucket first, or check its name",
-    "InvalidBucketName": "check the bucket's name",
-    "PermanentRedirect": "name the region of the bucket",
-    "AuthorizationHeaderMalformed": "name the region of the bucket",
-    "IllegalLocationConstraintException": "name the region of the bucket",
-    "KeyTooLongError": "use shorter names or a shorter prefix",
-}
-
 log = logging.getLogger(__name__)
-
-
-class _UnsupportedError(StorageError):
-    """The store has no such request (501)."""
 
 
 class S3Store:
@@ -87,7 +68,7 @@ class S3Store:
         self._probed = False
         self._probing = threading.Lock()
         self._answered = False
-        self._client = _client(options or StoreOptions())
+        self._client = shared_client(options or StoreOptions())
         self._endpoint = self._client.meta.endpoint_url
 
     # Files.
@@ -108,7 +89,7 @@ class S3Store:
         for pause_s in _pauses():
             try:
                 return self._get(key, limit_bytes)
-            except _CUT_OFF as error:
+            except CUT_OFF as error:
                 log.info("reading %s/%s broke off: %s", self.url, key, error)
                 last = error
                 time.sleep(pause_s)
@@ -141,24 +122,48 @@ class S3Store:
         return
 
     def sweep(self, older_than_s: float) -> int:
-        """End uploads in parts that were begun before and never finished."""
-        before, count = datetime.now(UTC) - timedelta(seconds=older_than_s), 0
+        """End uploads in parts below `.farm/` that were begun before, at least `UPLOAD_AGE_S` ago.
+
+        The farm uploads nothing else in parts to an output; what others upload there is theirs.
+        """
+        before = datetime.now(UTC) - timedelta(seconds=max(older_than_s, UPLOAD_AGE_S))
+        count = 0
         try:
             with self._asking("list unfinished uploads"):
                 pages = self._client.get_paginator("list_multipart_uploads")
-                for page in pages.paginate(Bucket=self._bucket, Prefix=self._folder()):
+                for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._folder()}{FARM_PREFIX}/"):
                     for upload in page.get("Uploads", []):
                         if upload["Initiated"] <= before:
-                            self._client.abort_multipart_upload(
-                                Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                            )
-                            count += 1
-        except _UnsupportedError:  # a store without multipart has nothing to end
+                            count += self._end_upload(upload["Key"], upload["UploadId"])
+        except UnsupportedError:  # a store without multipart has nothing to end
             return 0
         return count
 
+    def _end_upload(self, name: str, upload: str) -> bool:
+        """End an upload; return False if it has just ended by itself."""
+        try:
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=upload)
+        except ClientError as error:
+            if code_of(error)[0] != "NoSuchUpload":
+                raise
+            return False
+        return True
+
     def probe(self) -> None:
-        """Prove that objects and metadata can be written, read and removed, and whether conditions count."""
+        """Prove that objects and metadata can be written, read and removed, and whether conditions count.
+
+        Raises:
+            UsageError: Also if nothing has ever answered at the store's address: whoever waits for the answer
+                has most likely written a wrong one.
+        """
+        try:
+            self._try_out()
+        except StorageError as error:
+            if self._answered:
+                raise
+            raise UsageError(error.message, error.hint) from error
+
+    def _try_out(self) -> None:
         key, content = f"{FARM_PREFIX}/probe-{uuid.uuid4().hex}", os.urandom(16)
         self.put(key, content, {"farm-probe": "1"}, {})
         try:
@@ -192,7 +197,7 @@ class S3Store:
         """Return whether the store honors conditions; the first who needs to know finds out."""
         with self._probing:
             if not self._probed:
-                self.probe()
+                self._try_out()
         return self.honors_conditions
 
     def _honors(self, key: str, stamp: str) -> bool:
@@ -204,7 +209,7 @@ class S3Store:
         ]
         try:
             return all(self.put(key, b"", {}, condition) is expected for condition, expected in cases)
-        except _UnsupportedError:
+        except UnsupportedError:
             return False
 
     def put(self, key: str, data: bytes, metadata: Mapping[str, str], condition: Mapping[str, str]) -> bool:
@@ -222,7 +227,7 @@ class S3Store:
                         **condition,
                     )
                 except ClientError as error:
-                    code, status = _code(error)
+                    code, status = code_of(error)
                     if condition and (status == 412 or code == "NoSuchKey"):
                         return False
                     if code not in _CONTENDED:
@@ -239,7 +244,7 @@ class S3Store:
             try:
                 answer = self._client.head_object(Bucket=self._bucket, Key=name)
             except ClientError as error:
-                if _code(error)[0] in _ABSENT:
+                if code_of(error)[0] in _ABSENT:
                     return None
                 raise
         metadata = {k.lower(): v for k, v in answer["Metadata"].items()}
@@ -250,11 +255,11 @@ class S3Store:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=name)
         except ClientError as error:
-            if _code(error)[0] in _ABSENT:
+            if code_of(error)[0] in _ABSENT:
                 raise FileNotFoundError(f"{self.url}/{key}") from None
-            raise self._explain(error, f"read {key!r}") from error
+            raise self._explained(error, f"read {key!r}") from error
         except BotoCoreError as error:
-            raise self._explain(error, f"read {key!r}") from error
+            raise self._explained(error, f"read {key!r}") from error
         with answer["Body"] as body:
             if limit_bytes is not None and answer["ContentLength"] > limit_bytes:
                 raise BadInputError(f"{self.url}/{key} is larger than {limit_bytes} bytes")
@@ -291,70 +296,23 @@ class S3Store:
         try:
             yield
         except (ClientError, BotoCoreError) as error:
-            raise self._explain(error, what) from error
+            raise self._explained(error, what) from error
         self._answered = True
 
-    def _explain(self, error: ClientError | BotoCoreError, what: str) -> FarmError:
-        """Return what a person should read: a UsageError if trying again cannot help."""
-        where = f"cannot {what} in {self.url}"
-        if isinstance(error, ClientError):
-            code, status = _code(error)
-            message = f"{where}: {code}, {error.response['Error'].get('Message') or 'no reason given'}"
-            if status == 501:
-                return _UnsupportedError(message)
-            if status >= 500 or status in {408, 409, 412, 429}:
-                return StorageError(message, "the store is busy or out of order; try again later")
-            needed = "the farm needs to list the bucket and to get, put and delete its objects"
-            return UsageError(message, _HINTS.get(code, f"{needed}; {_CREDENTIALS_HINT}"))
-        if isinstance(error, _CUT_OFF):
-            message = f"{where}: {self._endpoint} does not answer ({type(error).__name__})"
-            if self._answered:
-                return StorageError(message, "try again later")
-            return UsageError(message, "check the endpoint URL, and that the store is running")
-        return UsageError(f"{where}: {error}", _CREDENTIALS_HINT)
-
-
-def _client(options: StoreOptions) -> Any:
-    """Return a boto3 client that retries with jitter and fails in a bounded time."""
-    endpoint = (
-        options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    if endpoint and "@" in endpoint.split("//")[-1].split("/")[0]:
-        raise UsageError("the endpoint URL holds a user name or a password", _CREDENTIALS_HINT)
-    style: Any = "path" if endpoint else "auto"  # few servers of one's own know their buckets as host names
-    if options.path_style is not None:
-        style = "path" if options.path_style else "virtual"
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": REQUEST_ATTEMPTS},
-        s3={"addressing_style": style},
-        connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=32,
-    )
-    try:
-        session = boto3.Session(profile_name=options.profile, region_name=options.region)
-        return session.client("s3", endpoint_url=options.endpoint_url, config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise UsageError(
-            f"cannot reach S3: {error}", "check the endpoint URL, the region and the profile"
-        ) from error
+    def _explained(self, error: ClientError | BotoCoreError, what: str) -> FarmError:
+        self._answered = self._answered or isinstance(error, ClientError)
+        return explain(error, f"{what} in {self.url}", self._endpoint, answered=self._answered)
 
 
 def _split(url: str) -> tuple[str, str]:
     """Return bucket and prefix of an `s3://` URL."""
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     if "@" in bucket or ":" in bucket:
-        raise UsageError("an s3:// URL holds a bucket and a prefix only", _CREDENTIALS_HINT)
+        raise UsageError("an s3:// URL holds a bucket and a prefix only", CREDENTIALS_HINT)
     if not bucket:
         raise UsageError(f"{url!r} names no bucket", "write s3://bucket/prefix")
     prefix = prefix.strip("/")
     return bucket, safe_key(prefix) if prefix else ""
-
-
-def _code(error: ClientError) -> tuple[str, int]:
-    """Return the code of S3 and the status of HTTP."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return error.response.get("Error", {}).get("Code", ""), status
 
 
 def _pauses() -> Iterator[float]:

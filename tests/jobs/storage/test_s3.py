@@ -13,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from jobs.errors import BadInputError, ConflictError, StorageError, UsageError
-from jobs.storage import open_store, s3
+from jobs.storage import open_store, s3, s3_client
 from jobs.storage.rules import record_key
 from jobs.storage.s3 import S3Store
 from jobs.tasks import StoreOptions
@@ -40,7 +40,7 @@ def module_proxy(moto: str) -> Iterator[Trouble]:
     with pytest.MonkeyPatch.context() as patch, troubled(moto) as trouble:
         patch.setenv("AWS_ACCESS_KEY_ID", "account")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setattr(s3, "REQUEST_ATTEMPTS", 2)
+        patch.setattr(s3_client, "REQUEST_ATTEMPTS", 2)
         patch.setattr(s3, "LONGEST_PAUSE_S", 0.0)
         patch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
         yield trouble
@@ -179,6 +179,20 @@ class TestErrors:
             store.probe()
         assert "endpoint" in caught.value.hint
 
+    def test_a_worker_that_starts_while_the_store_is_away_may_try_again(self, proxy: Trouble) -> None:
+        """Nothing has ever answered it, and yet the address was right when the job was submitted."""
+        store = S3Store("s3://bucket", StoreOptions(endpoint_url="http://127.0.0.1:9"))
+        for act in acts(store)[:-1]:  # all but the probe
+            with pytest.raises(StorageError, match=r"127\.0\.0\.1:9 does not answer") as caught:
+                act()
+            assert "endpoint" in caught.value.hint
+
+    def test_a_store_that_is_busy_at_first_has_no_wrong_address(self, proxy: Trouble) -> None:
+        store = S3Store(f"s3://{BUCKET}", StoreOptions(endpoint_url=proxy.endpoint_url))
+        proxy.plan += [("", 503)] * 2
+        with pytest.raises(StorageError, match="SlowDown"):
+            store.probe()
+
     def test_a_store_that_answered_before_may_come_back(self, moto: str, proxy: Trouble) -> None:
         with troubled(moto) as other:
             store = S3Store("s3://comes-back", StoreOptions(endpoint_url=other.endpoint_url))
@@ -225,6 +239,39 @@ class TestErrors:
         store.write("a", b"12345")
         with pytest.raises(BadInputError):
             store.read("a", limit_bytes=4)
+
+
+class TestUploads:
+    """Uploads in parts that nobody finishes; those of moto were all begun in 2010."""
+
+    def test_a_sweep_ends_those_of_the_farm_and_no_others(self, store: S3Store) -> None:
+        keys = [".farm/jobs/half", "half", "a/.farm/half", ".farmer/half"]
+        for key in keys:
+            store._client.create_multipart_upload(Bucket=BUCKET, Key=f"{store._prefix}/{key}")
+        store._client.create_multipart_upload(Bucket=BUCKET, Key=".farm/other-output")
+        assert store.sweep(0) == 1
+        left = store._client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
+        assert {f"{store._prefix}/{key}" for key in keys[1:]} <= {upload["Key"] for upload in left}
+        assert ".farm/other-output" in {upload["Key"] for upload in left}
+        assert f"{store._prefix}/{keys[0]}" not in {upload["Key"] for upload in left}
+
+    def test_an_upload_that_has_just_ended_by_itself_stops_no_sweep(
+        self, store: S3Store, proxy: Trouble
+    ) -> None:
+        made = [f"{store._prefix}/.farm/{n}" for n in range(2)]
+        for key in made:
+            store._client.create_multipart_upload(Bucket=BUCKET, Key=key)
+        abort = store._client.abort_multipart_upload
+        with pytest.MonkeyPatch.context() as patch:
+
+            def too_late(**request: Any) -> Any:
+                if request["Key"] == made[0]:
+                    abort(**request)
+                return abort(**request)
+
+            patch.setattr(store._client, "abort_multipart_upload", too_late)
+            assert store.sweep(0) == 1
+        assert store.sweep(0) == 0
 
 
 class TestConditions:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import StorageError
-from jobs.storage import open_store, s3
+from jobs.storage import open_store, s3, s3_client
 from jobs.storage.s3 import S3Store
 from jobs.tasks import StoreOptions
 from tests.jobs.storage.conftest import BUCKET
@@ -57,14 +57,20 @@ def test_a_large_file_travels_in_parts(
         assert store.read(key) == source.read_bytes()
 
 
-def test_a_sweep_ends_uploads_that_nobody_finishes(store: S3Store, seaweedfs_server: Server) -> None:
+def test_a_sweep_ends_old_uploads_of_the_farm_and_no_others(
+    store: S3Store, seaweedfs_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = seaweedfs_server.client()
-    key = f"{store._prefix}/.farm/half"
-    upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
-    client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"half")
-    assert store.sweep(3600) == 0
+    farm, *others = (f"{store._prefix}/{key}" for key in (".farm/half", "half", ".farm-of-mine/half"))
+    for key in (farm, *others):
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"half")
+    assert store.sweep(0) == 0  # all are young
+    monkeypatch.setattr(s3, "UPLOAD_AGE_S", -3600)
     assert store.sweep(-3600) == 1
     assert store.sweep(-3600) == 0
+    found = client.list_multipart_uploads(Bucket=BUCKET, Prefix=store._prefix)["Uploads"]
+    assert sorted(upload["Key"] for upload in found) == sorted(others)
     assert names(store) == []
 
 
@@ -95,7 +101,7 @@ def test_options_reach_the_server_without_the_environment(
 def test_a_server_that_died_is_a_failure_that_may_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "REQUEST_ATTEMPTS", 1)
+    monkeypatch.setattr(s3_client, "REQUEST_ATTEMPTS", 1)
     with rclone(tmp_path / "one") as server:
         server.make_bucket(BUCKET)
         store = opened(server, monkeypatch)
