@@ -237,8 +237,8 @@ def test_the_gradient_of_a_whole_objective_is_that_of_finite_differences(rule: A
     styles = [
         (w, style_moments(network, features(s, 3, 10, 8) / 2, layers)) for w, s in ((3.0, 20), (1.0, 21))
     ]
-    whole = WholePicture(network, objective, features(22, 3, 6, 7) / 2, styles)
-    picture = features(23, 3, 6, 7).requires_grad_()
+    whole = WholePicture(network, objective, features(22, 3, 4, 5) / 2, styles)
+    picture = features(23, 3, 4, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda p: AsFunction.apply(p, whole), (picture,), eps=1e-6, atol=1e-6)
 
 
