@@ -48,10 +48,12 @@ def chain_weights(count: int) -> list[float]:
     """Return the weight of each layer in the sum of weighted differences of neighbors.
 
     Raises:
-        ValueError: If there are fewer than two layers.
+        ValueError: If there is one layer, which has no neighbor.
     """
-    if count < 2:
-        raise ValueError(f"{count} layers of style: differences of layers need at least two")
+    if count == 0:
+        return []
+    if count == 1:
+        raise ValueError("one layer of style: differences of layers need at least two")
     pairs = [1 / 2 ** (count - 2 - i) for i in range(count - 1)]
     return [weight - before for weight, before in zip([*pairs, 0.0], [0.0, *pairs], strict=True)]
 
