@@ -1,6 +1,9 @@
-"""The features that a tile owns, the very ones that the whole picture has there."""
+"""The features that a tile owns, the very ones that the whole picture has there, and the way back."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,18 +13,44 @@ from workers.nst.features import Layer, LossNetwork
 from workers.nst.regions import EMPTY, Region, TilePlan, reads
 
 
-def owned_features(network: LossNetwork, plan: TilePlan, inputs: Tensor) -> dict[str, Tensor]:
-    """Return a tile's own features of each tapped layer of which it owns any, `[1, C, h, w]`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Tap:
+    """A tapped layer in one tile, and the piece of the network before it as a graph by itself.
+
+    Pieces in place of one graph let a gradient be carried back piece by piece, what is behind it be freed,
+    and what a tap adds be added to it in place.
+
+    Attributes:
+        layer: Its name.
+        source: What the features are computed from: the pixels, or the features of the tap before.
+        features: All that the tile computes of the layer, `[1, C, h, w]`.
+        window: Rows and columns of its own positions among them.
+    """
+
+    layer: str
+    source: Tensor
+    features: Tensor
+    window: tuple[slice, slice]
+
+    @property
+    def own(self) -> Tensor:
+        """The tile's own features, without a graph."""
+        return self.features.detach()[(..., *self.window)]
+
+
+def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor) -> list[Tap]:
+    """Return the tapped layers of which a tile owns anything, in order.
 
     Convolutions pad only where the picture ends. Nothing is computed of which nothing is needed.
 
     Args:
         network: The loss network of the plan.
         plan: Of the tile.
-        inputs: What `preprocess` makes of the pixels that the tile reads, `[1, 3, h, w]`.
+        rgb: The pixels that the tile reads, in 0..1, `[1, 3, h, w]`; with a graph if it requires a gradient.
     """
-    found: dict[str, Tensor] = {}
-    features = inputs.contiguous(memory_format=torch.channels_last)
+    taps: list[Tap] = []
+    source = rgb
+    features = network.preprocess(rgb).contiguous(memory_format=torch.channels_last)
     region = plan.pixels
     kept = True  # for someone else, so it may not be changed in place
     for layer, output in zip(network.layers, plan.outputs, strict=False):
@@ -39,8 +68,26 @@ def owned_features(network: LossNetwork, plan: TilePlan, inputs: Tensor) -> dict
         owned = plan.owned.get(layer.name, EMPTY)
         kept = owned.area > 0
         if kept:
-            found[layer.name] = features[(..., *owned.slices(region))]
-    return found
+            taps.append(Tap(layer.name, source, features, owned.slices(region)))
+            source = features = features.detach().requires_grad_(features.requires_grad)
+    return taps
+
+
+def pull_back(taps: list[Tap], pulls: Callable[[Tap], Tensor]) -> Tensor | None:
+    """Return the gradient by the pixels of what depends on a tile's own features; None if it owns none.
+
+    Args:
+        taps: As `tap_features` gave them, with graphs; they are used up, the last one first.
+        pulls: Returns the derivative by a tap's own features, `[1, C, h, w]`.
+    """
+    gradient: Tensor | None = None
+    while taps:
+        tap = taps.pop()
+        if gradient is None:
+            gradient = torch.zeros_like(tap.features)
+        gradient[(..., *tap.window)] += pulls(tap)
+        (gradient,) = torch.autograd.grad(tap.features, tap.source, gradient)
+    return gradient
 
 
 def _missing(wanted: Region, present: Region) -> tuple[int, int, int, int]:

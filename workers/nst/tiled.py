@@ -17,6 +17,7 @@ from workers.nst.exact_sums import ExactSums
 from workers.nst.features import LossNetwork
 from workers.nst.losses import ContentTerm, Objective, StyleTerm, Sums, WeightedStyle
 from workers.nst.regions import Region
+from workers.nst.tile_features import Tap, pull_back
 from workers.nst.tiled_network import LayerVectors, TiledNetwork
 from workers.nst.tiling import Share
 from workers.nst.variation import TvTerm, Window, total_variation
@@ -45,21 +46,6 @@ class TiledEvaluation:
     loss: float
     gradients: dict[int, Tensor]
     terms: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Walk:
-    """A tile's way through the network, with a graph unless gradients are off.
-
-    Attributes:
-        pixels: All that the tile reads.
-        features: Its own, by layer.
-        variations: Its part of each term of total variation, without the weight.
-    """
-
-    pixels: Tensor
-    features: dict[str, Tensor]
-    variations: list[Tensor]
 
 
 class TiledPicture:
@@ -122,48 +108,46 @@ class TiledPicture:
             ValueError: If a sum is not finite.
         """
         crops = self._tiles.borders.spread(tiles)
-        walks: dict[int, _Walk] = {}
+        resident: dict[int, list[Tap]] = {}
         vectors, numbers = {}, {}
         for tile, crop in crops.items():
-            with torch.set_grad_enabled(tile in self._resident):
-                walk = self._walk(tile, crop)
-            vectors[tile], numbers[tile] = self._measure(tile, walk)
+            taps = self._taps(tile, crop, graph=tile in self._resident)
+            vectors[tile], numbers[tile] = self._measure(tile, crop, taps)
             if tile in self._resident:
-                walks[tile] = walk
-            del walk
+                resident[tile] = taps
+            del taps
         sums, added = self._sums.add(vectors, numbers)
         terms, slopes = self._coordinate(sums, added)
         gradients = {}
         for tile, crop in crops.items():
-            with torch.enable_grad():
-                walk = walks.pop(tile) if tile in walks else self._walk(tile, crop)
-            gradients[tile] = self._back(tile, walk, slopes)
-            del walk
+            taps = resident.pop(tile) if tile in resident else self._taps(tile, crop, graph=True)
+            gradients[tile] = self._back(tile, crop, taps, slopes)
         return TiledEvaluation(sum(terms.values()), self._tiles.borders.collect(gradients), terms)
 
-    def _walk(self, tile: int, crop: Tensor) -> _Walk:
-        pixels = crop.detach().requires_grad_(torch.is_grad_enabled())
-        features = self._tiles.owned(tile, pixels / self._objective.pixel_range)
-        variations = []
-        if self._objective.tv:
-            whole, core = self._share.tiling.whole, self._share.tiling.cores[tile]
-            reached = Region(core.top, core.left, core.bottom + TV_REACH_PX, core.right + TV_REACH_PX).clip(
-                whole
-            )
-            window = Window(*core, whole.height, whole.width)
-            near = pixels[(..., *reached.slices(self._tiles.plans[tile].pixels))].double()
-            variations = [total_variation(term.form, near, window) for term in self._objective.tv]
-        return _Walk(pixels, features, variations)
+    def _taps(self, tile: int, crop: Tensor, *, graph: bool) -> list[Tap]:
+        rgb = (crop / self._objective.pixel_range).requires_grad_(graph)
+        return self._tiles.taps(tile, rgb)
 
-    @torch.no_grad()
-    def _measure(self, tile: int, walk: _Walk) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _measure(
+        self, tile: int, crop: Tensor, taps: list[Tap]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return what a tile adds to the sums: vectors of style, numbers of content and of variation."""
         numbers = dict.fromkeys(self._factors, 0.0)
-        for layer, target in self._targets[tile].items():
-            numbers[layer] = float((walk.features[layer] - target).double().square().sum())
-        for index, variation in enumerate(walk.variations):
-            numbers[_tv_name(index)] = float(variation)
-        return self._vectors.of_features(walk.features), numbers
+        targets = self._targets[tile]
+        for tap in taps:
+            if tap.layer in targets:
+                numbers[tap.layer] = float((tap.own - targets[tap.layer]).double().square().sum())
+        near, window, _ = self._near(tile, crop)
+        for index, term in enumerate(self._objective.tv):
+            numbers[_tv_name(index)] = float(total_variation(term.form, near, window))
+        return self._vectors.of_taps(taps), numbers
+
+    def _near(self, tile: int, crop: Tensor) -> tuple[Tensor, Window, tuple[slice, slice]]:
+        """Return the pixels that a tile's total variation looks at, float64, and their place in the crop."""
+        whole, core = self._share.tiling.whole, self._share.tiling.cores[tile]
+        reached = Region(core.top, core.left, core.bottom + TV_REACH_PX, core.right + TV_REACH_PX).clip(whole)
+        place = reached.slices(self._tiles.plans[tile].pixels)
+        return crop[(..., *place)].double(), Window(*core, whole.height, whole.width), place
 
     def _coordinate(
         self, sums: dict[str, Tensor], numbers: dict[str, float]
@@ -201,21 +185,30 @@ class TiledPicture:
         losses = torch.tensor([float(term.detach()) for term in terms], dtype=torch.float64)
         return [losses, *self._vectors.pack(slopes).values()]
 
-    def _back(self, tile: int, walk: _Walk, slopes: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """Return the gradient by all pixels that a tile reads, of what it owns."""
-        pulls: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for layer, features in walk.features.items():
-                if layer in slopes:
-                    pulls[layer] = _feature_gradient(features, *slopes[layer])
-            for layer, target in self._targets[tile].items():
-                pull = (walk.features[layer] - target).mul_(2 * self._factors[layer])
-                pulls[layer] = pulls[layer] + pull if layer in pulls else pull
-        outputs = [walk.features[layer] for layer in pulls] + walk.variations
-        weights = [torch.tensor(term.weight, dtype=torch.float64) for term in self._objective.tv]
-        if outputs:
-            torch.autograd.backward(outputs, [*pulls.values(), *weights])
-        return torch.zeros_like(walk.pixels) if walk.pixels.grad is None else walk.pixels.grad
+    def _back(
+        self, tile: int, crop: Tensor, taps: list[Tap], slopes: dict[str, tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Return the gradient by all pixels that a tile reads, of what it owns; the taps are used up."""
+        targets = self._targets[tile]
+
+        def pull(tap: Tap) -> Tensor:
+            own = tap.own
+            gradient = (
+                _feature_gradient(own, *slopes[tap.layer]) if tap.layer in slopes else torch.zeros_like(own)
+            )
+            if tap.layer in targets:
+                gradient.add_(own - targets[tap.layer], alpha=2 * self._factors[tap.layer])
+            return gradient
+
+        by_rgb = pull_back(taps, pull)
+        gradient = torch.zeros_like(crop) if by_rgb is None else by_rgb / self._objective.pixel_range
+        if self._objective.tv:
+            near, window, place = self._near(tile, crop)
+            near.requires_grad_()
+            terms = [total_variation(term.form, near, window) * term.weight for term in self._objective.tv]
+            (by_pixels,) = torch.autograd.grad(torch.stack(terms).sum(), near)
+            gradient[(..., *place)] += by_pixels
+        return gradient
 
     def _content_targets(
         self, content: dict[int, Tensor], layers: Sequence[str]
@@ -224,8 +217,8 @@ class TiledPicture:
         targets: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
             for tile, crop in self._tiles.borders.spread(content).items():
-                owned = self._tiles.owned(tile, crop) if layers else {}
-                targets[tile] = {layer: owned[layer].clone() for layer in layers if layer in owned}
+                taps = self._tiles.taps(tile, crop) if layers else []
+                targets[tile] = {tap.layer: tap.own.clone() for tap in taps if tap.layer in layers}
         return targets
 
     def _content_factors(self, layers: Sequence[str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from workers.nst.exact_sums import ExactSums
 from workers.nst.features import LossNetwork
 from workers.nst.losses import Moments, Sums, layer_sums
 from workers.nst.regions import plan_tile
-from workers.nst.tile_features import owned_features
+from workers.nst.tile_features import Tap, tap_features
 from workers.nst.tiling import Borders, Share
 
 
@@ -60,16 +60,14 @@ class TiledNetwork:
         read = accumulate(self.plans[tile].pixels.area for tile in held)
         return frozenset(tile for tile, total in zip(held, read, strict=True) if total <= pixels)
 
-    def owned(self, tile: int, rgb: Tensor) -> dict[str, Tensor]:
-        """Return a tile's own features, `[1, C, h, w]`, of each layer of which it owns any.
+    def taps(self, tile: int, rgb: Tensor) -> list[Tap]:
+        """Return the layers of which a tile owns anything, in order.
 
         Args:
             tile: One of this member.
             rgb: All pixels that it reads, `[1, 3, h, w]` in 0..1.
         """
-        if not self.layers:
-            return {}
-        return owned_features(self.network, self.plans[tile], self.network.preprocess(rgb))
+        return tap_features(self.network, self.plans[tile], rgb) if self.layers else []
 
     def moments(self, tiles: dict[int, Tensor]) -> dict[str, Moments]:
         """Return the moments of a picture at all layers, float64: for style images too large for one piece.
@@ -83,7 +81,7 @@ class TiledNetwork:
         adder = ExactSums(self.share.group, len(self.share.tiling.cores), layout.lengths, ())
         with torch.no_grad():
             crops = self.borders.spread(tiles)
-            vectors = {tile: layout.of_features(self.owned(tile, crop)) for tile, crop in crops.items()}
+            vectors = {tile: layout.of_taps(self.taps(tile, crop)) for tile, crop in crops.items()}
         added, _ = adder.add(vectors, {tile: {} for tile in tiles})
         moments = {}
         for name, (second, first) in layout.unpack(added).items():
@@ -107,10 +105,10 @@ class LayerVectors:
             second, first = self._names[layer]
             self.lengths |= {second: count * (count + 1) // 2, first: count}
 
-    def of_features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def of_taps(self, taps: Iterable[Tap]) -> dict[str, Tensor]:
         """Return the sums of a tile's own features; those of layers of which it owns none are zero."""
         vectors = {name: torch.zeros(length, dtype=torch.float64) for name, length in self.lengths.items()}
-        sums = {layer: layer_sums(features[layer]) for layer in self._channels if layer in features}
+        sums = {tap.layer: layer_sums(tap.own) for tap in taps if tap.layer in self._channels}
         return vectors | self.pack({layer: (value.second, value.first) for layer, value in sums.items()})
 
     def pack(self, pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
