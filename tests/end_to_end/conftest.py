@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,12 @@ def farm() -> Iterator[RealFarm]:
 def style(farm: RealFarm, add_style: AddStyle) -> SeededStyle:
     """The style of the shared farm."""
     return add_style(farm, SeededStyle("waves", width=2, seed=0))
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """A file that keeps toy tasks from going on while it is there."""
+    path = tmp_path / "gate"
+    path.touch()
+    yield path
+    path.unlink(missing_ok=True)
