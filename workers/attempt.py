@@ -203,7 +203,10 @@ class Attempt:
         with self._lock:
             self._targets[item.id] = target
         if target.finished:
-            self._finish(item, ItemState.SKIPPED, target.finished, "it was finished before")
+            # An attempt of this job that nobody heard of is no reason to tell the user that it was skipped.
+            own = target.finished.job == self.message.job
+            state = ItemState.DONE if own else ItemState.SKIPPED
+            self._finish(item, state, target.finished, "" if own else "it was finished before")
             return None
         if not self._kind.prepare:
             return None, 0

@@ -44,7 +44,7 @@ class Bench:
         payload = {"count": 2, "seconds": 0, "word": "hi", "asset": "", "log": "", "die_at": -1}
         return TaskMessage(
             **{
-                "job": "j",
+                "job": f"job of task {more.get('task', 1)}",
                 "step": "s",
                 "task": more.pop("task", 1),
                 "attempt": attempt,

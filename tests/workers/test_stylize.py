@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -316,14 +317,14 @@ def test_a_worker_renders_a_folder_of_everything(tmp_path: Path, style: Path) ->
     assert by_name["large.png"].reason.startswith("0.12 megapixels are more than max_megapixels 0.1")
     with Image.open(tmp_path / "out" / "a.png") as image:
         assert image.size == (40, 30)
-    second = {Path(items[e.item].input).name: e.state for e in _work(tmp_path, style, items)}
+    second = {Path(items[e.item].input).name: e.state for e in _work(tmp_path, style, items, "k")}
     assert second == {
         name: ItemState.SKIPPED if e.state is ItemState.DONE else ItemState.FAILED
         for name, e in by_name.items()
     }
 
 
-def _work(folder: Path, style: Path, items: list[Item]) -> list[ItemFinished]:
+def _work(folder: Path, style: Path, items: list[Item], job: str = "j") -> list[ItemFinished]:
     """Run the items as one task on a worker of its own and return their outcomes."""
     library = Library(open_store(str(folder / "store")), folder / "cache")
     sha256 = library.put(style)
@@ -339,7 +340,7 @@ def _work(folder: Path, style: Path, items: list[Item]) -> list[ItemFinished]:
     thread = threading.Thread(target=worker.run_forever)
     thread.start()
     payload = {"style": {"name": "made-up", "sha256": sha256}, "max_megapixels": 0.1}
-    worker.submit(message(*items, output=str(folder / "out"), **payload))
+    worker.submit(replace(message(*items, output=str(folder / "out"), **payload), job=job))
     assert over.wait(PATIENCE_S)
     worker.close()
     thread.join(PATIENCE_S)

@@ -34,6 +34,14 @@ def test_a_finished_item_is_skipped_and_its_file_not_touched(bench):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_what_an_attempt_of_the_same_job_finished_unheard_is_done_and_not_made_again(bench):
+    bench.run(bench.message())
+    before = (bench.folder / "out/a.txt").stat()
+    [outcome] = bench.run(bench.message(attempt=2))
+    assert (outcome.state, outcome.reason) == (ItemState.DONE, "")
+    assert (bench.folder / "out/a.txt").stat().st_mtime_ns == before.st_mtime_ns
+
+
 def test_a_result_with_other_settings_is_replaced_as_the_next_generation(bench):
     bench.run(bench.message())
     [outcome] = bench.run(bench.message(task=2, payload={"word": "ho"}))
