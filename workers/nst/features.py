@@ -56,6 +56,10 @@ class Preprocessing:
         red, green, blue = (self.mean[self.order.index(channel)] / self.scale for channel in range(3))
         return red, green, blue
 
+    def centered(self) -> Preprocessing:
+        """Return the same for colors from which `neutral` was subtracted."""
+        return replace(self, mean=(0.0, 0.0, 0.0))
+
 
 PREPROCESSING = {
     "torchvision": Preprocessing(

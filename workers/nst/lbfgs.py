@@ -124,7 +124,7 @@ class Lbfgs:
         direction = self._tables.direction(
             gradient_row[2], [row[2] for row in moves], [row[2] for row in changes]
         )
-        if len(self._tables) and direction.slope < 0:
+        if self._has_moved and direction.slope < 0:
             return direction, self._settings.learning_rate
         self._tables = CurvatureTables(self._settings.history)
         for tile in self._tiles.values():

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from torch import Tensor
 from workers.nst.color import ColorRule, transfer_color
 from workers.nst.features import LossNetwork
 from workers.nst.inits import initial_picture
-from workers.nst.losses import Objective
 from workers.nst.multiscale import Filter, Scale, Size, fit, resize
 from workers.nst.optimizers import Sample, Tiles
 from workers.nst.recipes import Recipe
+from workers.nst.stages import OpenStage, Stage
 from workers.nst.stopping import Stopping
 
 STATE_VERSION = 1
@@ -70,34 +70,6 @@ class Iteration:
     loss: float
     terms: dict[str, float]
     seconds: float
-
-
-class Stage(Protocol):
-    """One scale of a render, in whatever pieces and on however many workers."""
-
-    def begin(self, picture: Tensor) -> Tiles:
-        """Return this worker's tiles of a picture `[1, C, H, W]`, as tensors of their own."""
-        ...
-
-    def evaluate(self, tiles: Tiles) -> Sample:
-        """Return loss and gradients at the tiles."""
-        ...
-
-    def total(self, partial: Tiles) -> list[float]:
-        """Add up one float64 vector for each tile of all workers."""
-        ...
-
-    def gather(self, tiles: Tiles) -> Tensor:
-        """Return the whole picture on every worker, from all workers' tiles."""
-        ...
-
-    def agree(self, numbers: list[float]) -> list[float]:
-        """Return the numbers of one worker on every worker: clocks differ, decisions must not."""
-        ...
-
-
-OpenStage = Callable[[LossNetwork, Objective, Tensor, Sequence[tuple[float, Tensor]]], Stage]
-"""Makes a stage from the prepared network, the objective, and content and weighted styles at their sizes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -162,6 +134,11 @@ class Optimization:
             raise ValueError(f"preset {recipe.name} needs a style image")
         self._recipe = recipe
         self._network = recipe.prepare(network)
+        self._neutral = network.preprocessing.neutral
+        dtype = torch.promote_types(network.dtype, torch.float32)
+        self._center = torch.tensor(recipe.center(network), dtype=dtype, device=network.device).view(
+            1, 3, 1, 1
+        )
         self._scales = tuple(scales)
         self._open_stage = open_stage
         self._stopping = stopping or Stopping()
@@ -213,7 +190,7 @@ class Optimization:
         Raises:
             ValueError: Before the first iteration.
         """
-        rgb = (self._open.gather(self._best()) / self._recipe.pixel_range).clamp(0, 1)
+        rgb = self._rgb(self._open.gather(self._best())).clamp(0, 1)
         if self._color is not None and self._color.when == "after":
             return transfer_color(self._color.method, rgb, self._content())
         return rgb
@@ -311,16 +288,14 @@ class Optimization:
         """Open the stage of the present scale, with what the one before ended with, or the first picture."""
         old = self._stage
         if before is None:
-            neutral = self._network.preprocessing.neutral
-            styles = self._styles()
+            given, styles = self._pictures.given, self._styles()
             rgb = initial_picture(
-                self._recipe.init, self._content(), styles, neutral, self._generator, self._pictures.given
+                self._recipe.init, self._content(), styles, self._neutral, self._generator, given
             )
-            picture = rgb * self._recipe.pixel_range
         else:
-            picture = self._enlarged(before)
+            rgb = self._enlarged(self._rgb(before))
         self._stage = self._stage_now()
-        self._tiles = self._stage.begin(picture)
+        self._tiles = self._stage.begin((rgb - self._center) * self._recipe.pixel_range)
         if old is not None:
             self._optimizer.carry(self._resizer(old, self._stage))
         self._average = {}
@@ -328,17 +303,21 @@ class Optimization:
             self._take_into_average()
 
     def _enlarged(self, before: Tensor) -> Tensor:
-        size, white = self._size(), self._recipe.pixel_range
+        size = self._size()
         if self._recipe.carry == "image":
-            return resize(before, size).clamp(0, white)
+            return resize(before, size).clamp(0, 1)
         old_size = (before.shape[-2], before.shape[-1])
-        difference = before - self._resample(self._pictures.content, old_size).to(before) * white
-        return (resize(difference, size) + self._content() * white).clamp(0, white)
+        difference = before - self._resample(self._pictures.content, old_size).to(before)
+        return (resize(difference, size) + self._content()).clamp(0, 1)
+
+    def _rgb(self, picture: Tensor) -> Tensor:
+        return picture / self._recipe.pixel_range + self._center
 
     def _stage_now(self) -> Stage:
         scale = self._scales[self._progress.scale]
         objective = self._recipe.objective(self._network, self._size(), scale)
-        return self._open_stage(self._network, objective, self._content(), self._styles())
+        styles = [(weight, rgb - self._center) for weight, rgb in self._styles()]
+        return self._open_stage(self._network, objective, self._content() - self._center, styles)
 
     def _resizer(self, old: Stage, new: Stage) -> Callable[[Tiles, Filter], Tiles]:
         size = self._size()

@@ -41,6 +41,8 @@ class Recipe:
         tv_form: Of total variation.
         blend: Of several styles.
         pixel_range: Value of white for the optimizer and total variation.
+        centered: The optimizer sees differences to the mean color of the network, as most systems have it.
+            Near it, float32 resolves the first step of L-BFGS, which moves pixels by millionths of a level.
         optimizer: And its settings.
         init: How the picture begins.
         schedule: Of scales and iterations.
@@ -67,6 +69,7 @@ class Recipe:
     tv_form: TvForm = "squared"
     blend: BlendRule = "targets"
     pixel_range: float = 255.0
+    centered: bool = False
     optimizer: AdamSettings | LbfgsSettings = field(default_factory=LbfgsSettings)
     init: Init = field(default_factory=Init)
     schedule: Schedule = field(default_factory=lambda: Schedule(None, 500, 500))
@@ -84,11 +87,13 @@ class Recipe:
             for layer, value in getattr(self, name).items():
                 if not math.isfinite(value):
                     raise ValueError(f"a weight of {value} for {layer}: it must be a number")
+        if self.centered and isinstance(self.optimizer, AdamSettings) and self.optimizer.clamp is not None:
+            raise ValueError("pixels cannot be clamped where the optimizer sees differences to a mean color")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"an average of decay {self.average_decay}: it must be at least 0 and below 1")
 
     def prepare(self, network: LossNetwork) -> LossNetwork:
-        """Return the network with the pooling and padding of this recipe, no deeper than it needs.
+        """Return the network with the pooling, padding and center of this recipe, no deeper than it needs.
 
         Raises:
             ValueError: If a layer is not in the network.
@@ -98,6 +103,7 @@ class Recipe:
             pooling=self.pooling,
             pool_scale=self.pool_scales.get(self.pooling, 1.0),
             first_padding=self.first_padding,
+            preprocessing=network.preprocessing.centered() if self.centered else network.preprocessing,
         )
         layers = [*self.active_content_layers, *self.active_style_layers]
         return changed.up_to(layers) if layers else changed
@@ -123,6 +129,10 @@ class Recipe:
     def active_style_layers(self) -> dict[str, float]:
         """The layers of style with a weight other than 0; none where all of style has none."""
         return {name: value for name, value in self.style_layers.items() if value and self.style_weight}
+
+    def center(self, network: LossNetwork) -> tuple[float, float, float]:
+        """Return the color, RGB in 0..1, that the optimizer sees as 0, given the network before `prepare`."""
+        return network.preprocessing.neutral if self.centered else (0.0, 0.0, 0.0)
 
     @property
     def tv_terms(self) -> tuple[TvTerm, ...]:

@@ -154,24 +154,33 @@ FORMULAS = {
 }
 
 
+def original(recipe: Recipe) -> LossNetwork:
+    return seeded(recipe.network, 2, seed=9, family=recipe.family).to(dtype=torch.float64)
+
+
 def tiny(recipe: Recipe) -> LossNetwork:
-    network = seeded(recipe.network, 2, seed=9, family=recipe.family)
-    return recipe.prepare(network.to(dtype=torch.float64))
+    return recipe.prepare(original(recipe))
+
+
+def plain_network(recipe: Recipe) -> LossNetwork:
+    """Return the network as it takes colors that nothing was subtracted from."""
+    return replace(tiny(recipe), preprocessing=original(recipe).preprocessing)
 
 
 def evaluate(recipe: Recipe, scale: Scale | None = None) -> Any:
     network = tiny(recipe)
+    center = torch.tensor(recipe.center(original(recipe)), dtype=torch.float64).view(1, 3, 1, 1)
     objective = recipe.objective(network, (HEIGHT, WIDTH), scale)
     layers = [term.layer for term in objective.style]
-    styles = [(weight, style_moments(network, image, layers)) for weight, image in STYLES]
-    whole = WholePicture(network, objective, CONTENT, styles)
-    return whole(PICTURE * recipe.pixel_range)
+    styles = [(weight, style_moments(network, image - center, layers)) for weight, image in STYLES]
+    whole = WholePicture(network, objective, CONTENT - center, styles)
+    return whole((PICTURE - center) * recipe.pixel_range)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_preset_minimizes_the_formula_of_its_system(name: str) -> None:
     recipe = preset(name)
-    network = tiny(recipe)
+    network = plain_network(recipe)
     x = PICTURE.clone().requires_grad_()
     styles = [plain_features(network, image) for _, image in STYLES]
     expected = FORMULAS[name](plain_features(network, x), plain_features(network, CONTENT), styles, x)
@@ -255,6 +264,7 @@ def test_every_preset_is_known_by_its_name_and_says_where_it_is_from() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: replace(preset("default"), centered=True), "cannot be clamped"),
         (lambda: preset("monet"), "preset 'monet' is not known"),
         (lambda: replace(preset("gatys"), style_weight=-1.0), "style weight of -1.0"),
         (lambda: replace(preset("gatys"), tv_weight=float("nan")), "tv weight of nan"),

@@ -22,6 +22,7 @@ RECIPE = Recipe(
     tv_weight=100.0,
     tv_form="squared",
     blend="losses",
+    centered=True,
     optimizer=AdamSettings(learning_rate=10.0, betas=(0.9, 0.999), eps=1e-8),
     init=Init("content", sigma=0.256 / 255, noise_blend=1.0),
     schedule=Schedule(smallest_px=None, iterations=1000, first_iterations=1000),

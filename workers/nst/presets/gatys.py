@@ -33,6 +33,7 @@ RECIPE = Recipe(
     family="caffe",
     content_weight=1.0,
     style_weight=1e3,
+    centered=True,
     optimizer=LbfgsSettings(learning_rate=1.0, history=100),
     schedule=Schedule(smallest_px=None, iterations=500, first_iterations=500),
     style_size=StyleSize("shortest", enlarge=True),

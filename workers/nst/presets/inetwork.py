@@ -72,6 +72,7 @@ RECIPE = Recipe(
     tv_weight=8.5e-5,
     tv_form="power",
     blend="losses",
+    centered=True,
     optimizer=LbfgsSettings(learning_rate=1.0, history=10, line_search="strong-wolfe"),
     schedule=Schedule(smallest_px=None, iterations=200, first_iterations=200),
     style_size=StyleSize("stretch"),

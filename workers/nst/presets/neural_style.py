@@ -19,6 +19,7 @@ RECIPE = Recipe(
     style_weight=100.0,
     tv_weight=1e-3,
     tv_form="absolute",
+    centered=True,
     optimizer=LbfgsSettings(learning_rate=1.0, history=100),
     init=Init("noise", sigma=0.001 / 255),
     schedule=Schedule(smallest_px=None, iterations=1000, first_iterations=1000),
