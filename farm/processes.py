@@ -56,18 +56,29 @@ def end(
     asked = [process for process in found if ended[process.pid].name != last]
     for process in asked:
         _send(process.terminate)
-    _wait(asked, grace_s)
+    wait(asked, grace_s)
     deadline = time.monotonic() + kill_s
     while rest := marked(belongs):
         for process in rest:
             ended.setdefault(process.pid, Ended(process.pid, _name(process)))
             _send(process.kill)
-        if left := _wait(rest, deadline - time.monotonic()):
+        if left := wait(rest, deadline - time.monotonic()):
             raise FarmError(
                 f"processes that do not end: {', '.join(str(process.pid) for process in left)}",
                 "they wait for a device or a network file system; try `farm down` again when it answers",
             )
     return sorted(ended.values(), key=lambda process: process.pid)
+
+
+def wait(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until the processes have ended, `seconds` at most, and return those that have not."""
+    deadline = time.monotonic() + seconds
+    waiting = list(processes)
+    while waiting := [process for process in waiting if _lives(process)]:
+        if time.monotonic() >= deadline:
+            return waiting
+        time.sleep(_POLL_S)
+    return []
 
 
 def _send(signal: Callable[[], None]) -> None:
@@ -82,17 +93,6 @@ def _name(process: psutil.Process) -> str:
         return process.name()
     except psutil.NoSuchProcess:
         return "?"
-
-
-def _wait(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait until the processes have ended, `seconds` at most, and return those that have not."""
-    deadline = time.monotonic() + seconds
-    waiting = list(processes)
-    while waiting := [process for process in waiting if _lives(process)]:
-        if time.monotonic() >= deadline:
-            return waiting
-        time.sleep(_POLL_S)
-    return []
 
 
 def _lives(process: psutil.Process) -> bool:

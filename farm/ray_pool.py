@@ -4,37 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from farm.folders import cache_dir
 from farm.pool import Listener
+from farm.processes import wait
 from jobs.errors import FarmError
-from jobs.tasks import StoreOptions, TaskMessage, WorkerReport
+from jobs.stylize import KIND
+from jobs.tasks import Event, StoreOptions, TaskMessage, WorkerReport
 
 log = logging.getLogger(__name__)
 
 _RESPAWN_S = (0.0, 0.5, 2.0, 5.0, 15.0)
+"""Pauses before the next worker, after as many in a row that ended before they had proved themselves."""
+
+_PROVED_S = 60.0
 _SEES_S = 30.0
+_NODES_S = 10.0
+_DEATH_S = 10.0
+_TELL_AGAIN_S = 1.0
 
 
 class WorkerActor:
-    """A `workers.worker.Worker` in a process of its own. Two concurrency groups: `render` and `control`."""
+    """A `workers.worker.Worker` in a process of its own.
+
+    Concurrency groups: `render` drives the device; `orders` has one thread, so that attempts come in order
+    and no stop overtakes its attempt; `control` answers at any time; `look` may take long.
+    """
 
     def __init__(self, options: dict[str, Any], controller: Any) -> None:
         from workers.memory import tune_allocator
 
         tune_allocator()
+        from workers.kinds import load_kind
         from workers.worker import Worker, WorkerOptions
 
+        try:  # before it is ready: the first attempt should not wait for torch
+            load_kind(KIND)
+        except Exception:  # a module of somebody's own: each of its tasks will say so
+            log.exception("the kinds of work cannot be imported")
         store_options = StoreOptions(**options.pop("store_options"))
         self._worker = Worker(
             WorkerOptions(**options, store_options=store_options),
-            lambda events: controller.worker_says.remote(options["id"], events),
+            lambda events: tell(controller, options["id"], events),
         )
 
     @ray.method(concurrency_group="control")
@@ -47,12 +67,12 @@ class WorkerActor:
         """Return Ray's id of the node that the worker is on."""
         return str(ray.get_runtime_context().get_node_id())
 
-    @ray.method(concurrency_group="control")
+    @ray.method(concurrency_group="orders")
     def submit(self, message: TaskMessage) -> None:
         """Take an attempt."""
         self._worker.submit(message)
 
-    @ray.method(concurrency_group="control")
+    @ray.method(concurrency_group="orders")
     def stop(self, task: int, attempt: int) -> bool:
         """Ask an attempt to stop."""
         return self._worker.stop(task, attempt)
@@ -73,11 +93,55 @@ class WorkerActor:
         self._worker.run_forever()
 
 
+def tell(controller: Any, worker: str, events: list[Event]) -> None:
+    """Tell the controller what a worker says, and again while it cannot be reached: it may hear it twice.
+
+    Whatever is raised says that the events cannot travel, or that the controller could do nothing with them.
+    """
+    while True:
+        try:
+            ray.get(controller.worker_says.remote(worker, events))
+        except ActorUnavailableError as error:
+            log.warning("%s cannot reach the controller and tries again: %s", worker, first_line(error))
+            time.sleep(_TELL_AGAIN_S)
+        else:
+            return
+
+
 @dataclass
 class _Member:
-    actor: Any
+    """One worker.
+
+    Attributes:
+        node_id: Ray's id of its node, once it has come up.
+        process: Its process, if that is on the controller's own node.
+        tasks: What it had when it was last asked.
+        proved: Whether it was of use: it has ended a task, or lived for some time.
+        retired: Whether it is not to be replaced.
+    """
+
+    actor: Any = None
     node_id: str = ""
+    process: psutil.Process | None = None
+    tasks: frozenset[int] = frozenset()
+    proved: bool = False
     retired: bool = False
+
+    async def is_gone(self) -> bool:
+        """Return whether its process has ended, as far as that can be seen: Ray says so a little before."""
+        return not self.process or not await asyncio.to_thread(wait, [self.process], _DEATH_S)
+
+    def kill(self) -> None:
+        """End its process now."""
+        if self.process:
+            # Ray lets it exit by itself, for some seconds, and calls it dead before: it may be frozen.
+            with suppress(psutil.NoSuchProcess):  # psutil makes sure that it is the same one
+                self.process.kill()
+        if self.actor is not None:
+            try:
+                ray.kill(self.actor, no_restart=True)
+            except RayError as error:  # without its Ray it ends by itself
+                log.warning("Ray does not end a worker: %s", first_line(error))
 
 
 @dataclass(frozen=True)
@@ -109,6 +173,7 @@ class RayPool:
         self._number = 0
         self._keepers: set[asyncio.Task[None]] = set()
         self._listener: Listener
+        self._node_id = ""
         self._on_gpu = False
         self._threads = 1
         self._request: dict[str, float] = {}
@@ -116,6 +181,7 @@ class RayPool:
     def start(self, listener: Listener) -> int:
         """Begin to keep the workers at their number; returns it."""
         self._listener = listener
+        self._node_id = ray.get_runtime_context().get_node_id()
         resources = ray.cluster_resources()
         gpus, cores = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
         self._on_gpu = self._options.device == "cuda" or (self._options.device == "auto" and gpus > 0)
@@ -151,46 +217,59 @@ class RayPool:
 
     async def _keep(self) -> None:
         """Keep one place filled: start a worker, wait for its end, start the next."""
-        groups = {"render": 1, "control": 2, "look": 1}
-        actors = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups=groups)(WorkerActor)  # type: ignore[call-overload]
-        deaths_in_a_row = 0
+        ended_early = 0
         while True:
             self._number += 1
             name = f"w{self._number}"
-            options = {
-                "id": name,
-                "device": "cuda" if self._on_gpu else "cpu",
-                "threads": self._threads,
-                "store": self._options.store,
-                "store_options": _as_dict(self._options.store_options),
-                "cache_dir": str(cache_dir()),
-            }
-            actor = actors.options(**self._request).remote(options, self._controller)
-            member = self._members[name] = _Member(actor)
-            joined = await self._serve(name, member)
-            self._members.pop(name, None)
+            member = self._members[name] = _Member()
+            try:
+                member.actor = self._start(name)
+                await self._serve(name, member)
+            except Exception:  # the place is kept, whatever went wrong with this worker
+                log.exception("%s was not kept", name)
+            finally:
+                del self._members[name]
+                member.kill()
             if member.retired:
                 return
-            deaths_in_a_row = 0 if joined else deaths_in_a_row + 1
-            await asyncio.sleep(_RESPAWN_S[min(deaths_in_a_row, len(_RESPAWN_S) - 1)])
+            ended_early = 0 if member.proved else ended_early + 1
+            await asyncio.sleep(_RESPAWN_S[min(ended_early, len(_RESPAWN_S) - 1)])
 
-    async def _serve(self, name: str, member: _Member) -> bool:
-        """Announce a worker, wait for its end, announce that; return whether it ever came up."""
+    def _start(self, name: str) -> Any:
+        """Let Ray start a worker, when it has a place for it; return its handle at once."""
+        groups = {"render": 1, "orders": 1, "control": 2, "look": 1}
+        actors = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups=groups)(WorkerActor)  # type: ignore[call-overload]
+        options = {
+            "id": name,
+            "device": "cuda" if self._on_gpu else "cpu",
+            "threads": self._threads,
+            "store": self._options.store,
+            "store_options": _as_dict(self._options.store_options),
+            "cache_dir": str(cache_dir()),
+        }
+        return actors.options(**self._request).remote(options, self._controller)
+
+    async def _serve(self, name: str, member: _Member) -> None:
+        """Announce a worker, wait for its end, announce that."""
         try:
             report: WorkerReport = await member.actor.report.remote()
             member.node_id = await member.actor.node.remote()
         except RayError as error:
             log.warning("%s did not start: %s", name, error)
-            return False
-        self._listener.worker_joined(report)
-        reason = "it ended"
+            return
+        if member.node_id == self._node_id:
+            with suppress(psutil.NoSuchProcess):
+                member.process = psutil.Process(report.pid)
+        came_at, died, reason = time.monotonic(), False, "it ended"
         try:
+            self._listener.worker_joined(report)
             await member.actor.run_forever.remote()
-        except RayError as error:
-            reason = first_line(error)
-        certain = await asyncio.to_thread(_node_lives, member.node_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is: its leases must be given to others
+            died, reason = isinstance(error, ActorDiedError), first_line(error)
+        member.proved = member.proved or time.monotonic() - came_at > _PROVED_S
+        member.kill()  # it may live on, without anybody who would listen
+        certain = died and await _lives(member.node_id) and await member.is_gone()
         self._listener.worker_left(name, reason, certain=certain)
-        return True
 
     def send(self, worker: str, message: TaskMessage) -> None:
         """Give a worker an attempt."""
@@ -204,12 +283,15 @@ class RayPool:
 
     async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:
         """Renew leases; see `farm.pool.Pool`."""
-        if worker not in self._members:
+        member = self._members.get(worker)
+        if member is None:
             raise FarmError(f"worker {worker} is gone")
         try:
-            report: WorkerReport = await self._members[worker].actor.renew.remote(leases)
+            report: WorkerReport = await member.actor.renew.remote(leases)
         except RayError as error:
             raise FarmError(f"worker {worker} does not answer: {first_line(error)}") from error
+        member.proved = member.proved or not member.tasks <= set(report.tasks)
+        member.tasks = frozenset(report.tasks)
         return report
 
     async def sees(self, urls: Sequence[str], options: StoreOptions) -> dict[str, list[str]]:
@@ -233,14 +315,13 @@ class RayPool:
     def kill(self, worker: str) -> None:
         """End a worker's process now."""
         if worker in self._members:
-            ray.kill(self._members[worker].actor, no_restart=True)
+            self._members[worker].kill()
 
     async def close(self) -> None:
         """End all workers."""
         for keeper in self._keepers:
             keeper.cancel()
-        for name in list(self._members):
-            self.kill(name)
+        await asyncio.gather(*self._keepers, return_exceptions=True)
 
 
 def _as_dict(options: StoreOptions) -> dict[str, Any]:
@@ -252,5 +333,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _node_lives(node_id: str) -> bool:
-    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+async def _lives(node_id: str) -> bool:
+    """Return whether a node is known to be alive: then what Ray says of its processes is true."""
+    try:
+        nodes = await asyncio.wait_for(asyncio.to_thread(ray.nodes), _NODES_S)
+    except Exception as error:  # noqa: BLE001 - not to know is an answer
+        log.warning("Ray does not say which nodes are alive: %s", first_line(error))
+        return False
+    return any(node["NodeID"] == node_id and node["Alive"] for node in nodes)

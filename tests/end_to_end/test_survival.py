@@ -223,20 +223,14 @@ def stop_at(farm: RealFarm, key: str, point: str, signal_name: str) -> Callable[
     return stopped
 
 
-def test_a_worker_frozen_between_its_lease_check_and_its_commit_changes_nothing_when_it_wakes(farm, tmp_path):
+def test_a_worker_frozen_between_its_lease_check_and_its_commit_is_ended_and_changes_nothing(farm, tmp_path):
+    """What it would do if it woke up is shown below, where nobody ends it."""
     stopped = stop_at(farm, "count-0.txt", "checked", "SIGSTOP")
     output = tmp_path / "out"
     job = farm.submit(toy_manifest(output, items=6, chunk=3))
     pid = stopped()
     farm.wait(job)
-    # Ray has been told to end it, and sends SIGKILL some seconds later: it wakes up before that.
-    status, attempts, written = farm.job(job), farm.attempts(job), set(stamps(output))
-    os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not psutil.pid_exists(pid) or not is_alive(psutil.Process(pid)), "it ended")
-    assert (farm.job(job), farm.attempts(job), set(stamps(output))) == (status, attempts, written)
-    # If it was killed while it staged another item, the next job there clears that up.
-    again = farm.wait(farm.submit(toy_manifest(output, items=6, chunk=3)))
-    assert (again["items"]["skipped"], set(stamps(output))) == (6, written)
     check_output(farm, job, output, 6)
     [record] = records(output)["count-0.txt"]
     assert record.attempt > 1
