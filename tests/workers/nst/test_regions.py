@@ -131,6 +131,25 @@ def test_halos_follow_from_the_layers(architecture, layer):
     assert lower.bottom - core.bottom == wide
 
 
+@pytest.mark.parametrize(("tile_px", "factor"), [(256, 1.86), (512, 1.39), (1024, 1.19), (2048, 1.09)])
+def test_the_work_beyond_the_core_is_no_more_than_halos_need(tile_px, factor):
+    """Products of all convolutions to conv5_1, over those of the tile's share of the whole picture."""
+    network = seeded("vgg19", 1, 0).up_to(["conv5_1"])
+    whole, core = Region(0, 0, 8192, 8192), Region(4096, 4096, 4096 + tile_px, 4096 + tile_px)
+    plan = plan_tile(network.layers, ["conv5_1"], whole, core)
+    computed, share = 0, 0
+    stride, inputs = 1, 3
+    for layer, output in zip(network.layers, plan.outputs, strict=True):
+        stride *= 2 if layer.kind == "pool" else 1
+        if layer.weight is not None:
+            products = 9 * inputs * (64 * layer.weight.shape[0])
+            computed += products * output.area
+            share += products * (tile_px // stride) ** 2
+            inputs = 64 * layer.weight.shape[0]
+    assert share == 361_152 * tile_px**2  # what others counted for a pixel
+    assert computed / share == pytest.approx(factor, abs=0.01)
+
+
 def pixels_of(network: LossNetwork, layer: str, row: int, stride: int) -> Region:
     """Return the pixels that the positions of one row of a layer read, in the columns of the core."""
     position = Region(row // stride, 1024 // stride, row // stride + 1, 2048 // stride)
