@@ -68,7 +68,7 @@ RECIPES = {
     "adam": shallow("anish"),
     "lbfgs": shallow("neural-style"),
     "strong-wolfe": shallow("gatys", optimizer=LbfgsSettings(1.0, 3, "strong-wolfe")),
-    "difference": shallow(carry="difference", average_decay=0.0),
+    "average": shallow(carry="image", average_decay=0.9),
 }
 
 
@@ -211,7 +211,7 @@ def test_the_clock_ends_a_render_at_its_full_size_and_counts_over_attempts() -> 
 
 def test_what_is_carried_as_a_difference_keeps_the_fine_structure_of_the_content() -> None:
     """Without an iteration that counts, an enlarged picture is near the content where it was near before."""
-    still = AdamSettings(1e-9, clamp=1.0)
+    still = AdamSettings(1e-9)
     errors = {}
     fine = Pictures(torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(3)), PICTURES.styles)
     for carry in ("image", "difference"):
@@ -224,7 +224,7 @@ def test_what_is_carried_as_a_difference_keeps_the_fine_structure_of_the_content
 
 def test_the_average_is_that_of_the_iterates_corrected_for_its_beginning() -> None:
     pixels: list[Tensor] = []
-    recipe = shallow(average_decay=0.8)
+    recipe = shallow("crowson", average_decay=0.8)
     render = optimization(recipe, scales=(Scale(48, 5),))
     begin = optimization(replace(recipe, average_decay=0.0), scales=(Scale(48, 5),))
     assert begin.run(lambda _: pixels.append(begin.picture()))

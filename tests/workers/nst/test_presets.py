@@ -264,7 +264,7 @@ def test_every_preset_is_known_by_its_name_and_says_where_it_is_from() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: replace(preset("default"), centered=True), "cannot be clamped"),
+        (lambda: replace(preset("crowson"), centered=True), "cannot be clamped"),
         (lambda: preset("monet"), "preset 'monet' is not known"),
         (lambda: replace(preset("gatys"), style_weight=-1.0), "style weight of -1.0"),
         (lambda: replace(preset("gatys"), tv_weight=float("nan")), "tv weight of nan"),
