@@ -198,7 +198,9 @@ def test_workers_that_die_at_once_come_back_ever_later_until_one_is_of_use(troub
             (tmp_path / "gate").unlink()
             while (await pool.renew(name, {})).tasks:
                 await sleep(0.02)
-            assert any(isinstance(event, Progress) for event in await ear.all.remote())
+            async with asyncio.timeout(60):  # events travel a little behind the report
+                while not any(isinstance(event, Progress) for event in await ear.all.remote()):
+                    await sleep(0.02)
             os.kill(recorder.joined[-1].pid, signal.SIGKILL)
             deaths = len(recorder.left)
             await recorder.until(lambda: len(recorder.left) > deaths)
