@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from farm.controller import Controller, ControllerOptions
 from farm.dispatch import Limits
-from jobs.errors import Failure, FarmError, StorageError, UsageError
+from jobs.errors import Failure, StorageError, UsageError
 from jobs.tasks import TaskMessage
 from tests.farm.controlled import failing, farm, manifest, over, run, until
 from tests.farm.scripted_pool import DIE, WAIT, ScriptedPool, ended, finished, started, succeed
@@ -277,9 +277,6 @@ def test_a_controller_that_starts_again_goes_on_where_the_ledger_says(tmp_path):
 
 
 def test_a_plan_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
-    class CutError(FarmError):
-        pass
-
     async def cut(*_: Any) -> None:
         await asyncio.Event().wait()
 
