@@ -86,6 +86,7 @@ class Commands:
                 "state": JobState.PLANNING,
                 "manifest": manifest.document(),
                 "styles": {name: asdict(style) for name, style in checked.styles.items()},
+                "assets": dict(checked.assets),
                 "output": manifest.output,
                 "client_token": client_token,
                 "notes": checked.notes,

@@ -70,6 +70,13 @@ _MIGRATIONS = (
     ) STRICT;
     CREATE TABLE usage (user TEXT PRIMARY KEY, device_s REAL NOT NULL, at REAL NOT NULL) STRICT;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN assets TEXT NOT NULL DEFAULT '{}';
+    ALTER TABLE tasks ADD COLUMN exclusive INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN fraction REAL NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN message TEXT NOT NULL DEFAULT '';
+    ALTER TABLE attempts ADD COLUMN members TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 """A script per schema version; the ledger migrates from any. Never change one that has shipped."""
 

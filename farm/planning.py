@@ -71,6 +71,7 @@ class Planner:
         row = self._ledger.read("SELECT * FROM jobs WHERE id=?", job.id)[0]
         manifest = load_manifest(json.loads(row["manifest"]))
         styles = {name: Style(**style) for name, style in json.loads(row["styles"]).items()}
+        checked = Checked(styles, json.loads(row["assets"]))
         summary = PlanSummary(**json.loads(row["plan"])) if row["plan"] else PlanSummary()
         ignored: list[Ignored] = []
         for step in manifest.steps:
@@ -78,7 +79,7 @@ class Planner:
             if state["state"] != StepState.READY or state["planned"] or _gone(job):
                 continue
             try:
-                planned = await self._plan_patiently(job, manifest, step, styles)
+                planned = await self._plan_patiently(job, manifest, step, checked)
             except FarmError as error:
                 self._refuse(job, step, error)
             except Exception as error:
@@ -91,12 +92,12 @@ class Planner:
             await self._finish(job, manifest, summary, ignored)
 
     async def _plan_patiently(
-        self, job: JobRun, manifest: Manifest, step: Step, styles: dict[str, Style]
+        self, job: JobRun, manifest: Manifest, step: Step, checked: Checked
     ) -> tuple[PlanSummary, Ignored]:
         """Plan one step; while its inputs cannot be listed, begin again a little later."""
         pauses = iter(_PAUSES_S)
         while True:
-            planning, summary = self._begin(job, manifest, styles), PlanSummary()
+            planning, summary = self._begin(job, manifest, checked), PlanSummary()
             try:
                 await self._plan_step(job, step, planning, summary)
             except StorageError as error:
@@ -110,12 +111,12 @@ class Planner:
             else:
                 return summary, planning.ignored
 
-    def _begin(self, job: JobRun, manifest: Manifest, styles: dict[str, Style]) -> Planning:
+    def _begin(self, job: JobRun, manifest: Manifest, checked: Checked) -> Planning:
         steps = self._ledger.read("SELECT name, result FROM steps WHERE job=? AND state='done'", job.id)
         rates = self._ledger.read("SELECT * FROM rates WHERE megapixels > 0")
         return begin_planning(
             manifest,
-            Checked(styles),
+            checked,
             results={row["name"]: json.loads(row["result"]) for row in steps},
             taken=[
                 (row["output_key"], row["input"])
@@ -155,6 +156,7 @@ class Planner:
                 "estimate_s": task.estimate_s,
                 "min_workers": task.workers[0],
                 "max_workers": task.workers[1],
+                "exclusive": int(task.exclusive),
             },
         )
         for item in task.items:
@@ -171,7 +173,16 @@ class Planner:
         size_bytes = sum(max(item.size_bytes, 0) for item in task.items)
         self._ledger.count(job.id, step.name, total=len(task.items), bytes_total=size_bytes)
         job.total += len(task.items)
-        return TaskRun(number, job.id, step.name, step.kind, task.affinity, task.estimate_s, task.workers)
+        return TaskRun(
+            number,
+            job.id,
+            step.name,
+            step.kind,
+            task.affinity,
+            task.estimate_s,
+            task.workers,
+            exclusive=task.exclusive,
+        )
 
     def _forget(self, job: JobRun, step: Step) -> None:
         planned = self._ledger.read("SELECT total FROM steps WHERE job=? AND name=?", job.id, step.name)[0]

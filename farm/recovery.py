@@ -98,6 +98,7 @@ def load_tasks(ledger: Ledger, job: JobRun) -> None:
                 row["affinity"],
                 row["estimate_s"],
                 (row["min_workers"], row["max_workers"]),
+                exclusive=bool(row["exclusive"]),
                 attempt=row["attempt"],
                 deaths=row["deaths"],
                 failures=Counter({Failure(k): n for k, n in json.loads(row["failures"]).items()}),

@@ -32,6 +32,7 @@ class TaskRun:
     affinity: str
     estimate_s: float
     workers: tuple[int, int]
+    exclusive: bool = False
     attempt: int = 0
     deaths: int = 0
     failures: Counter[Failure] = field(default_factory=Counter)
@@ -57,7 +58,7 @@ class TaskRun:
             frozenset(self.avoid),
             self.workers,
             self.not_before,
-            alone=self.suspect,
+            alone=self.suspect or self.exclusive or self.workers[1] > 1,
         )
 
 

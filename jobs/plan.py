@@ -13,7 +13,7 @@ from jobs.inputs import Open
 from jobs.manifest import Manifest
 from jobs.paths import OutputNames, is_s3
 from jobs.schema import Mistake, refusal
-from jobs.steps import Checking, PlannedItem, PlannedTask, Planning, Step, Style, StyleLookup, step_kind
+from jobs.steps import AssetLookup, Checking, PlannedItem, PlannedTask, Planning, Step, Style, step_kind
 from jobs.storage.base import Store
 from jobs.storage.opening import open_store
 from jobs.tasks import StoreOptions
@@ -37,14 +37,16 @@ class Checked:
     Attributes:
         styles: Styles by the name that the manifest gives them. Keep them with the job: a style that is
             renamed or replaced after submit changes nothing.
+        assets: Files and loss networks as they were kept; see `Planning.assets`.
         notes: What the user should know, though it stops nothing.
     """
 
     styles: Mapping[str, Style] = field(default_factory=dict)
+    assets: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def validate_plan(manifest: Manifest, library: StyleLookup, *, opener: Open = open_store) -> Checked:
+def validate_plan(manifest: Manifest, library: AssetLookup, *, opener: Open = open_store) -> Checked:
     """Check, while the user waits, that a manifest can be planned and its output be written.
 
     No folder is listed to its end and no picture is opened.
@@ -75,7 +77,7 @@ def validate_plan(manifest: Manifest, library: StyleLookup, *, opener: Open = op
         checking.refuse(("output",), error)
     if checking.mistakes:
         raise refusal(checking.mistakes)
-    return Checked(checking.styles, tuple(checking.notes))
+    return Checked(checking.styles, checking.assets, tuple(checking.notes))
 
 
 def _open_output(output: str, options: StoreOptions, opener: Open) -> Store:
@@ -119,6 +121,7 @@ def begin_planning(
         output=manifest.output,
         steps=tuple(manifest.steps),
         styles=checked.styles,
+        assets=checked.assets,
         names=names,
         results=results or {},
         rates=rates or Rates(),

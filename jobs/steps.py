@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -20,11 +20,13 @@ from jobs.estimates import Rates
 from jobs.inputs import Ignored, Open
 from jobs.paths import OutputNames
 from jobs.schema import FolderName, Location, Mistake, Section, Within, near, shown
-from jobs.storage.opening import open_store
+from jobs.storage.opening import open_store, store_and_key
 from jobs.tasks import StoreOptions
 
 PLUGINS_VARIABLE = "FARM_KINDS"
 """Environment variable: comma-separated modules that register further kinds when imported."""
+
+LARGEST_ASSET_BYTES = 1 << 30
 
 _OWN_MODULES = ("jobs.stylize_step",)
 
@@ -100,6 +102,8 @@ class PlannedTask:
         affinity: Content hash of the model that it needs, or an empty string.
         estimate_s: Device seconds it will take, about.
         workers: Least and most workers that run it together.
+        exclusive: Whether nothing else waits on its workers while it runs: it takes long. A task of several
+            workers always is.
     """
 
     payload: dict[str, Any]
@@ -107,6 +111,7 @@ class PlannedTask:
     affinity: str = ""
     estimate_s: float = 1.0
     workers: tuple[int, int] = (1, 1)
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +136,25 @@ class NamedStyle(Protocol):
         ...
 
 
-class StyleLookup(Protocol):
-    """Whatever knows styles by name."""
+class AssetLookup(Protocol):
+    """Whatever knows styles and loss networks by name, and keeps files by the hash of their content."""
 
     def style(self, name: str) -> NamedStyle:
         """Return the style of this name, or raise UsageError naming those there are."""
         ...
+
+    def network(self, name: str) -> NamedStyle:
+        """Return the loss network of this name, or raise UsageError naming those there are."""
+        ...
+
+    def put(self, data: bytes | Path) -> str:
+        """Keep a file and return its sha256."""
+        ...
+
+
+def asset_name(kind: Literal["file", "network"], name: str) -> str:
+    """Return what `Planning.assets` calls a file (by path or URL) or a loss network (by name)."""
+    return f"{kind} {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +165,8 @@ class Planning:
         output: The job's output, an absolute folder or `s3://` prefix.
         steps: All steps of the job.
         styles: Styles by the name that the manifest gives them, as they were found at submit.
+        assets: Content hashes of files and loss networks by what the manifest calls them (`asset_name`), as
+            they were kept at submit.
         results: What the steps that are done have made, by step: the values that others name as late.
         names: Output names that the job has given away; shared by its steps.
         ignored: Collects the files that were found and not taken.
@@ -156,6 +176,7 @@ class Planning:
     steps: tuple[Step, ...]
     styles: Mapping[str, Style]
     names: OutputNames
+    assets: Mapping[str, str] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rates: Rates = field(default_factory=Rates)
     ignored: Ignored = field(default_factory=Ignored)
@@ -169,16 +190,18 @@ class Checking:
 
     Attributes:
         styles: Styles that were found, by the name that the manifest gives them.
+        assets: Files and loss networks that were found and kept; see `Planning.assets`.
         notes: What the user should know, though it is no mistake.
     """
 
     output: str
-    library: StyleLookup
+    library: AssetLookup
     store_options: StoreOptions = field(default_factory=StoreOptions)
     opener: Open = open_store
     mistakes: list[Mistake] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     styles: dict[str, Style] = field(default_factory=dict)
+    assets: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, at: Location, error: UsageError) -> None:
         """Note a mistake."""
@@ -192,6 +215,25 @@ class Checking:
             self.refuse(at, error)
         else:
             self.styles[name] = Style(found.name, found.sha256)
+
+    def find_network(self, at: Location, name: str) -> None:
+        """Look a loss network up, and note where it was asked for if there is none."""
+        try:
+            self.assets[asset_name("network", name)] = self.library.network(name).sha256
+        except UsageError as error:
+            self.refuse(at, error)
+
+    def keep_file(self, at: Location, url: str) -> None:
+        """Keep the content of a file as an asset, so that it travels to the workers and may change later."""
+        root, key = store_and_key(url)
+        try:
+            data = self.opener(root, self.store_options).read(key, limit_bytes=LARGEST_ASSET_BYTES)
+        except FileNotFoundError:
+            self.refuse(at, UsageError(f"there is no file {url}", "correct the path"))
+        except UsageError as error:
+            self.refuse(at, error)
+        else:
+            self.assets[asset_name("file", url)] = self.library.put(data)
 
 
 # --- the registry ---------------------------------------------------------------------------------

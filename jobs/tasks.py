@@ -45,6 +45,19 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class GangPlace:
+    """The place of a worker in the gang that runs an attempt.
+
+    Attributes:
+        rank: Number of this member; 0 holds the lease, finishes the items and is heard.
+        workers: Names of all members, by rank.
+    """
+
+    rank: int
+    workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskMessage:
     """One attempt of a task, as a worker gets it.
 
@@ -56,6 +69,7 @@ class TaskMessage:
         payload: What the kind needs to know; only the kind and its planner look into it.
         items: What is still to be made.
         on_existing: What to do with a file that the farm did not make: `fail`, `replace` or `rename`.
+        gang: Where this worker stands, if several run the attempt together; None for one worker alone.
     """
 
     job: str
@@ -69,6 +83,7 @@ class TaskMessage:
     items: tuple[Item, ...]
     on_existing: str = "fail"
     store_options: StoreOptions = field(default_factory=StoreOptions)
+    gang: GangPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +171,8 @@ class WorkerReport:
         tasks: Tasks it has, the running one first.
         in_flight: Items that it has begun and not finished.
         loads: How many models it has loaded since it started.
+        memory_bytes: What its loaded models hold.
+        device_bytes: All memory of its device, which workers on one CPU share.
     """
 
     worker: str
@@ -167,3 +184,4 @@ class WorkerReport:
     in_flight: tuple[int, ...] = ()
     memory_bytes: int = 0
     loads: int = 0
+    device_bytes: int = 0

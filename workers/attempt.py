@@ -18,6 +18,7 @@ from jobs.library import Library
 from jobs.records import Record
 from jobs.states import ItemState
 from jobs.storage import Store, store_and_key
+from jobs.storage.base import FARM_PREFIX
 from jobs.tasks import Emitted, Event, Item, ItemFinished, ItemStarted, Progress, StoreOptions, TaskMessage
 from workers.kinds import Produced, load_kind
 from workers.models import ModelCache
@@ -166,6 +167,18 @@ class Attempt:
         self.check_lease()
         return self._own_checkpoints().take_over()
 
+    def keep_file(self, name: str, data: bytes) -> None:
+        """Keep a file of the job beside its results."""
+        self.check_lease()
+        self._output_store().write(_kept_key(self.message.job, name), data)
+
+    def kept_file(self, job: str, name: str) -> bytes | None:
+        """Return a file that a job with the same output kept, or None."""
+        try:
+            return self._output_store().read(_kept_key(job, name))
+        except FileNotFoundError:
+            return None
+
     # What the worker asks.
 
     def in_flight(self) -> set[int]:
@@ -288,6 +301,10 @@ class Attempt:
                 self._output_store(), self.message.job, self.message.task, self.message.attempt
             )
         return self._checkpoints
+
+
+def _kept_key(job: str, name: str) -> str:
+    return f"{FARM_PREFIX}/jobs/{job}/{name}"
 
 
 def as_farm_error(error: Exception) -> FarmError:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.errors import FarmError
-from jobs.steps import PLUGINS_VARIABLE
+from jobs.steps import PLUGINS_VARIABLE, PlannedItem
 from jobs.tasks import Item, TaskMessage
 
 if TYPE_CHECKING:
@@ -84,6 +84,20 @@ class Context(Protocol):
         """Return the last state that an attempt of this task kept, or None."""
         ...
 
+    def keep_file(self, name: str, data: bytes) -> None:
+        """Keep a file beside the results, under `.farm/jobs/<job>/`, in place of one of this name.
+
+        For what people look at and later jobs go on from: traces, plots, previews, last states.
+
+        Raises:
+            LeaseLostError: If the lease ended.
+        """
+        ...
+
+    def kept_file(self, job: str, name: str) -> bytes | None:
+        """Return a file that a job with the same output kept, or None."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -99,6 +113,27 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Checks:
+    """What a check at submit may use.
+
+    Attributes:
+        asset: Returns a local file with the content of a hash.
+        read: Returns the content of a path or `s3://` URL.
+        workers: How many workers there are, or may be.
+        device: Of the workers: `cpu`, `cuda`.
+        memory_bytes: Of each worker's device; 0 if that is not known.
+        note: Takes what the user should know, though it stops nothing.
+    """
+
+    asset: Callable[[str], Path]
+    read: Callable[[str], bytes]
+    workers: int
+    device: str
+    memory_bytes: int
+    note: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of work.
 
@@ -107,12 +142,14 @@ class Kind:
         prepare: Reads one item ahead, given the content of its input; runs in a thread.
         settings: Returns what of the payload decides pixels, for the render key, or None for kinds whose
             items have no render key (they are always made).
+        check: Looks at submit, given the payload and the items of the first task, whether it can be done.
     """
 
     name: str
     run: Callable[[TaskMessage, Context], dict[str, Any]]
     prepare: Callable[[TaskMessage, Item, bytes], Prepared] | None = None
     settings: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    check: Callable[[dict[str, Any], Sequence[PlannedItem], Checks], None] | None = None
 
 
 KINDS: dict[str, Kind] = {}
