@@ -80,6 +80,16 @@ _MIGRATIONS = (
 )
 """A script per schema version; the ledger migrates from any. Never change one that has shipped."""
 
+SCHEMA_VERSION = len(_MIGRATIONS)
+
+
+def too_new(path: Path, version: int) -> FarmError:
+    """Return the error about a ledger of a schema that is not known here yet."""
+    return FarmError(
+        f"the ledger {path} has schema {version}, newer than this version of stylefarm",
+        "install the newer stylefarm again",
+    )
+
 
 _COUNTERS = ("total", "done", "skipped", "failed", "canceled", "bytes_total", "bytes_ended", "pixels")
 
@@ -116,11 +126,8 @@ class Ledger:
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_MIGRATIONS):
-            raise FarmError(
-                f"the ledger {self.path} has schema {version}, newer than this version of stylefarm",
-                "install the newer stylefarm again",
-            )
+        if version > SCHEMA_VERSION:
+            raise too_new(self.path, version)
         for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
             self._db.executescript(f"BEGIN;{script};PRAGMA user_version={number};COMMIT;")
 

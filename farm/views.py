@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import UsageError
+from farm.ledger import SCHEMA_VERSION, too_new
+from jobs.errors import FarmError, UsageError
 from jobs.states import ENDED_JOBS, JobState, TaskState
 
 _COUNTS = ("total", "done", "skipped", "failed", "canceled")
@@ -263,7 +264,29 @@ def _item(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def read_ledger(path: Path) -> View | None:
-    """Open the ledger file for reading, or return None where there is none yet."""
+    """Open the ledger file for reading, or return None where there is none yet.
+
+    Raises:
+        FarmError: If it is no ledger, or one of another version, which only a farm may change.
+    """
     if not path.exists():
         return None
-    return View(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise FarmError(
+            f"the ledger {path} cannot be read: {error}", "move the file away to begin a new history"
+        ) from error
+    if version == SCHEMA_VERSION:
+        return View(connection)
+    connection.close()
+    if version > SCHEMA_VERSION:
+        raise too_new(path, version)
+    if not version:  # a farm is just making it
+        return None
+    raise FarmError(
+        f"the ledger {path} has schema {version}, older than this version of stylefarm",
+        "`farm up` brings it up to date and keeps its history",
+    )

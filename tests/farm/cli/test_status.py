@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
 from pathlib import Path
 
@@ -54,6 +56,30 @@ def test_a_job_that_is_not_there_is_a_usage_error(cli: Cli, command: str) -> Non
     assert result.exit_code == 2
     assert "there is no job 'nothing'" in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "said", "hint"),
+    [(1, "has schema 1, older than", "farm up"), (99, "has schema 99, newer than", "install")],
+)
+@pytest.mark.usefixtures("history")
+def test_a_ledger_of_another_version_is_one_line_that_says_what_to_do(
+    cli: Cli, version: int, said: str, hint: str
+) -> None:
+    with contextlib.closing(sqlite3.connect(folders.data_dir() / "ledger.sqlite")) as ledger:
+        ledger.execute(f"PRAGMA user_version={version}")
+    result = cli("status")
+    assert result.exit_code == 1
+    error, way_out = result.stderr.splitlines()
+    assert said in error
+    assert hint in way_out
+
+
+def test_a_file_that_is_no_ledger_is_one_line(cli: Cli) -> None:
+    (folders.data_dir() / "ledger.sqlite").write_bytes(b"no ledger at all" * 100)
+    result = cli("status")
+    assert result.exit_code == 1
+    assert "cannot be read" in result.stderr.splitlines()[0]
 
 
 def test_history_is_read_from_the_ledger_when_nothing_runs(cli: Cli, history: str) -> None:
