@@ -2,108 +2,103 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from farm import client, local
 from farm.cli import view
+from farm.cli.declared import option, takes
 from farm.cli.status import AsJson
 from jobs import paths
 
 
-def up(
-    *,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpOptions:
+    """What a person can say of a farm on the command line."""
+
     workers: Annotated[
         int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            min=0,
-            help="Number of workers (default: one per GPU, or 1).",
-            show_default=False,
-        ),
-    ] = None,
+        option("--workers", metavar="N", min=0, about="Number of workers (default: one per GPU, or 1)."),
+    ] = None
     max_workers: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--max-workers",
             metavar="N",
             min=1,
-            help="Grow to this many while there is work, and shrink again.",
-            show_default=False,
+            about="Grow to this many while there is work, and shrink again.",
         ),
-    ] = None,
+    ] = None
     device: Annotated[
-        str, typer.Option("--device", metavar="DEVICE", help="What each worker gets: auto, cpu or cuda.")
-    ] = "auto",
+        str,
+        option("--device", metavar="DEVICE", about="What each worker gets: auto, cpu or cuda.", shows=True),
+    ] = "auto"
     threads: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--threads",
             metavar="N",
             min=1,
-            help="Compute threads of each worker (default: the cores, shared).",
-            show_default=False,
+            about="Compute threads of each worker (default: the cores, shared).",
         ),
-    ] = None,
+    ] = None
     store: Annotated[
-        str,
-        typer.Option(
-            "--store",
-            metavar="URL",
-            help="Folder or s3:// prefix for styles and other assets.",
-            show_default=False,
-        ),
-    ] = "",
+        str, option("--store", metavar="URL", about="Folder or s3:// prefix for styles and other assets.")
+    ] = ""
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address that the api listens on.")
-    ] = "127.0.0.1",
+        str, option("--host", metavar="ADDRESS", about="Address that the api listens on.", shows=True)
+    ] = "127.0.0.1"
     port: Annotated[
         int,
-        typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port of the api; 0 for a free one."),
-    ] = 0,
+        option(
+            "--port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            about="Port of the api; 0 for a free one.",
+            shows=True,
+        ),
+    ] = 0
     idle_exit_s: Annotated[
         float,
-        typer.Option(
+        option(
             "--idle-exit",
             metavar="SECONDS",
             min=0.0,
-            help="Seconds without work until the farm ends; 0 for never.",
+            about="Seconds without work until the farm ends; 0 for never.",
+            shows=True,
         ),
-    ] = local.IDLE_EXIT_S,
+    ] = local.IDLE_EXIT_S
     ray_address: Annotated[
         str,
-        typer.Option(
+        option(
             "--ray-address",
             metavar="HOST:PORT",
-            help="HOST:PORT of a Ray cluster to work on instead of this machine.",
-            show_default=False,
+            about="HOST:PORT of a Ray cluster to work on instead of this machine.",
         ),
-    ] = "",
-) -> None:
+    ] = ""
+
+
+@takes(UpOptions)
+def up(options: UpOptions) -> None:
     """Start the farm of this machine; one that runs is left as it is."""
-    if store:
+    if options.store:
         from jobs.storage import open_store
 
         # An address that no store has is refused here, not by a worker later.
-        open_store(store)
-    options = local.FarmOptions(
-        workers=workers,
-        max_workers=max_workers,
-        device=device,
-        threads=threads,
-        store=paths.anchor(store, Path.cwd()) if store else "",
-        host=host,
-        port=port,
-        idle_exit_s=idle_exit_s or None,
-        ray_address=ray_address,
-    )
-    farm = local.up(options)
+        open_store(options.store)
+    farm = local.up(_farm_options(options))
     if not farm.fresh:
         view.say("a farm is running already and stays as it is; `farm down` ends it")
     view.show(f"the farm is up at {farm.api_url}")
+
+
+def _farm_options(options: UpOptions) -> local.FarmOptions:
+    said = asdict(options)
+    if options.store:
+        said["store"] = paths.anchor(options.store, Path.cwd())
+    return local.FarmOptions(**{**said, "idle_exit_s": options.idle_exit_s or None})
 
 
 def down() -> None:

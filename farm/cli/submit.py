@@ -9,8 +9,9 @@ import typer
 
 from farm import client
 from farm.cli import connect, follow, styles, view
+from farm.cli.declared import takes
 from farm.cli.manifests import in_words_of_options, manifest_file, read_options
-from farm.cli.options import JobOptions, takes_job_options
+from farm.cli.options import JobOptions
 from farm.cli.status import AsJson
 from farm.client import Farm
 from jobs.errors import FarmError, ManifestError, NoFarmError, UsageError
@@ -20,7 +21,7 @@ _PLAN_SHOWN_S = 2.0
 """How long `submit` waits for a plan to show."""
 
 
-@takes_job_options
+@takes(JobOptions)
 def render(
     options: JobOptions,
     *,
@@ -53,7 +54,7 @@ def render(
     raise typer.Exit(view.exit_code(ended))
 
 
-@takes_job_options
+@takes(JobOptions)
 def submit(options: JobOptions, *, as_json: AsJson = False) -> None:
     """Hand in a job and return at once with its id on stdout; starts a farm if none runs."""
     farm, job = _hand_in(options)
