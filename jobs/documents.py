@@ -49,6 +49,18 @@ def read_document(source: Path | str) -> dict[str, Any]:
     return document
 
 
+def read_value(text: str) -> Any:
+    """Return the one value that a text says in JSON or YAML: a number, text, a list, a mapping.
+
+    Raises:
+        ManifestError: If it is none.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return _parse(text)
+
+
 def _read_file(path: Path) -> str:
     try:
         with path.open("rb") as file:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from farm.cli.options import JobOptions
+from farm.cli import steps
+from farm.cli.render_options import RenderOptions
 from jobs import paths
 from jobs.errors import ManifestError, UsageError
 
@@ -31,32 +31,17 @@ _S3_KEYS = {
     "s3_profile": "profile",
     "s3_path_style": "path_style",
 }
-_STEP_KEYS = {
-    "inputs": "inputs",
-    "style": "styles",
-    "recursive": "recursive",
-    "pattern": "pattern",
-    "format": "format",
-    "quality": "quality",
-    "max_size": "max_size_px",
-    "max_megapixels": "max_megapixels",
-    "precision": "precision",
-    "device": "device",
-    "threads": "threads",
+_PLACES = {key: field for field, key in _JOB_KEYS.items()} | {
+    f"s3.{key}": field for field, key in _S3_KEYS.items()
 }
-_PLACES = (
-    {key: field for field, key in _JOB_KEYS.items()}
-    | {f"s3.{key}": field for field, key in _S3_KEYS.items()}
-    | {f"steps[0].{key}": field for field, key in _STEP_KEYS.items()}
-    | {"steps[0].chunk.items": "chunk_items", "steps[0].workers": "workers"}
-)
-"""Which option a place in a manifest was made from."""
+"""Which option a place in a manifest was made from; `steps.option_of` knows those of the step."""
 
 _MANIFEST_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _LONGEST_NAME = 80
+_STEP = "steps[0]."
 
 
-def read_options(options: JobOptions) -> Manifest:
+def read_options(options: RenderOptions) -> Manifest:
     """Return the manifest that the options describe, complete and with absolute paths.
 
     Paths in options begin in the current folder, those in a manifest file in the folder of the file.
@@ -75,27 +60,27 @@ def read_options(options: JobOptions) -> Manifest:
         try:
             manifest = load_manifest(_from_options(given)).anchored(Path.cwd())
         except ManifestError as error:
-            raise in_words_of_options(error) from error
+            raise in_words_of_options(error, options) from error
     return _completed(manifest)
 
 
-def in_words_of_options(error: ManifestError) -> ManifestError:
+def in_words_of_options(error: ManifestError, options: RenderOptions) -> ManifestError:
     """Return the error about a manifest that was made of options, naming the options instead."""
-    lines = [_in_words(line) for line in error.message.splitlines()]
-    return ManifestError("\n".join(lines), "`farm render --help` shows the options")
+    given = options.given()
+    lines = [_in_words(line, given) for line in error.message.splitlines()]
+    return ManifestError("\n".join(dict.fromkeys(lines)), "`farm render --help` shows the options")
 
 
-def _in_words(line: str) -> str:
+def _in_words(line: str, given: dict[str, Any]) -> str:
     place, colon, rest = line.partition(": ")
-    field = _PLACES.get(place) or _PLACES.get(re.sub(r"(\[\d+\]|\.\w+)$", "", place))
-    if not colon or field is None:
+    if not colon:
         return line
-    return f"{'INPUT' if field == 'inputs' else flag(field)}: {rest}"
-
-
-def flag(field: str) -> str:
-    """Return the option of a field of `JobOptions`."""
-    return f"--{field.replace('_', '-')}"
+    if place.startswith(_STEP):
+        option = steps.option_of(place.removeprefix(_STEP), given)
+    else:
+        field = _PLACES.get(place)
+        option = field and steps.flag(field)
+    return f"{option}: {rest}" if option else line
 
 
 def manifest_file(inputs: Sequence[str]) -> Path | None:
@@ -116,7 +101,7 @@ def _from_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Read a manifest; options that are about the whole job replace what it says."""
     from jobs.documents import read_document
 
-    about_steps = [flag(field) for field in given if field not in {*_JOB_KEYS, *_S3_KEYS, "inputs"}]
+    about_steps = [steps.flag(field) for field in given if field in steps.STEP_FIELDS - {"inputs"}]
     if about_steps:
         raise UsageError(
             f"{', '.join(about_steps)} cannot be combined with a manifest", f"write it into {path}"
@@ -128,20 +113,8 @@ def _from_file(path: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_options(given: dict[str, Any]) -> dict[str, Any]:
-    if "style" not in given:
-        raise UsageError("no style is named", "add --style NAME; `farm styles list` shows those there are")
-    if given.get("workers", 1) > 1:
-        raise UsageError(
-            f"--workers {given['workers']} asks for several workers on one picture, and stylize takes one",
-            "`farm up --workers N` makes a farm of N workers, which share the pictures of every job",
-        )
-    step: dict[str, Any] = {"name": "render", "kind": "stylize"}
-    step |= {key: given[field] for field, key in _STEP_KEYS.items() if field in given}
-    if "chunk_items" in given:
-        step["chunk"] = {"items": given["chunk_items"]}
-    if "workers" in given:
-        step["workers"] = {"min": given["workers"], "max": 1}
-    name = _default_name(given["inputs"][0], given["style"])
+    step = steps.step_of(given)
+    name = _default_name(given["inputs"][0], steps.style_names(given))
     return {"version": 1, "name": name, **_job_keys(given), "steps": [step]}
 
 
@@ -176,6 +149,9 @@ def _completed(manifest: Manifest) -> Manifest:
 def _default_output(step: Any) -> str | None:
     """Return the folder beside the inputs of a step, or None for a step that has none."""
     inputs, styles = getattr(step, "inputs", None), getattr(step, "styles", None)
+    paintings = getattr(step, "style_images", None)
+    if inputs and paintings:
+        return paths.default_output(inputs, [steps.stem(paintings[0].image)])
     if not inputs or not isinstance(styles, list):
         return None
     return paths.default_output(inputs, [style for style in styles if isinstance(style, str)])

@@ -1,4 +1,4 @@
-"""The options that describe a stylize job, declared once for every command that takes them."""
+"""The options that describe any job, declared once for every command that takes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STORE = "S3 storage"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobOptions:
-    """What a person can say of a stylize job on the command line; None is left to the manifest's default."""
+    """What a person can say of any job on the command line; None is left to the manifest's default."""
 
     inputs: Annotated[
         list[str],
@@ -32,7 +32,7 @@ class JobOptions:
         option(
             "--style",
             "-s",
-            about="A style to render in; give it several times for several.",
+            about="A trained style to render in; give it several times for several.",
             metavar="NAME",
             panel=_FILES,
         ),
@@ -86,7 +86,7 @@ class JobOptions:
         int | None,
         option(
             "--max-size",
-            about="Make larger pictures smaller, to this longest side in pixels.",
+            about="With --style: make larger pictures smaller, to this longest side in pixels.",
             metavar="PX",
             panel=_PICTURES,
         ),
@@ -101,8 +101,12 @@ class JobOptions:
         ),
     ] = None
     precision: Annotated[
-        Literal["fp32", "bf16"] | None,
-        option("--precision", about="Number format of the network (default fp32).", panel=_RUNNING),
+        Literal["fp32", "tf32", "bf16"] | None,
+        option(
+            "--precision",
+            about="Number format of the network (default fp32); tf32 with --style-image alone.",
+            panel=_RUNNING,
+        ),
     ] = None
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None,
@@ -114,11 +118,27 @@ class JobOptions:
     ] = None
     chunk_items: Annotated[
         int | None,
-        option("--chunk-items", about="Most pictures in one task.", metavar="N", panel=_RUNNING),
+        option(
+            "--chunk-items", about="With --style: most pictures in one task.", metavar="N", panel=_RUNNING
+        ),
     ] = None
     workers: Annotated[
-        int | None,
-        option("--workers", about="Workers for one picture; stylize takes 1.", metavar="N", panel=_RUNNING),
+        str | None,
+        option(
+            "--workers",
+            about="Workers for one picture, in tiles (default 1); with --style always 1.",
+            metavar="N|N-N",
+            panel=_RUNNING,
+        ),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        option(
+            "--set",
+            about="Any other key of a step, as in a manifest, such as stop.improvement=0.001.",
+            metavar="KEY=VALUE",
+            panel=_RUNNING,
+        ),
     ] = None
     priority: Annotated[
         int | None,

@@ -11,7 +11,7 @@ from farm import client
 from farm.cli import connect, follow, styles, view
 from farm.cli.declared import takes
 from farm.cli.manifests import in_words_of_options, manifest_file, read_options
-from farm.cli.options import JobOptions
+from farm.cli.render_options import RenderOptions
 from farm.cli.status import AsJson
 from farm.client import Farm
 from jobs.errors import FarmError, ManifestError, NoFarmError, UsageError
@@ -21,16 +21,16 @@ _PLAN_SHOWN_S = 2.0
 """How long `submit` waits for a plan to show."""
 
 
-@takes(JobOptions)
+@takes(RenderOptions)
 def render(
-    options: JobOptions,
+    options: RenderOptions,
     *,
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Make a contact sheet at the end.", show_default=False)
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Render pictures in one or more styles and wait for them; starts a farm if none runs.
+    """Render pictures in trained styles or for paintings, and wait for them; starts a farm if none runs.
 
     Ctrl-C leaves the job to the farm. Exit codes: 0 completed, 2 wrong usage, 3 completed with errors,
     4 failed, 5 canceled, 7 no farm.
@@ -54,8 +54,8 @@ def render(
     raise typer.Exit(view.exit_code(ended))
 
 
-@takes(JobOptions)
-def submit(options: JobOptions, *, as_json: AsJson = False) -> None:
+@takes(RenderOptions)
+def submit(options: RenderOptions, *, as_json: AsJson = False) -> None:
     """Hand in a job and return at once with its id on stdout; starts a farm if none runs."""
     farm, job = _hand_in(options)
     job = _planned(farm, job)
@@ -75,7 +75,7 @@ def submit(options: JobOptions, *, as_json: AsJson = False) -> None:
         raise typer.Exit(view.exit_code(job))
 
 
-def _hand_in(options: JobOptions) -> tuple[Farm, dict[str, Any]]:
+def _hand_in(options: RenderOptions) -> tuple[Farm, dict[str, Any]]:
     """Submit the job that the options describe, to a farm that is started if need be.
 
     What is wrong with it is said before a farm is started for it.
@@ -88,7 +88,8 @@ def _hand_in(options: JobOptions) -> tuple[Farm, dict[str, Any]]:
             validate_plan(manifest, styles.library())
         return _post(manifest.document())
     except ManifestError as error:
-        raise (in_words_of_options(error) if manifest_file(options.inputs) is None else error) from error
+        from_options = manifest_file(options.inputs) is None
+        raise (in_words_of_options(error, options) if from_options else error) from error
 
 
 def _post(manifest: dict[str, Any]) -> tuple[Farm, dict[str, Any]]:

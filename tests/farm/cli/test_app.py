@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from farm import folders
 from farm.cli.app import app
-from farm.cli.options import JobOptions
+from farm.cli.render_options import RenderOptions
 from jobs.manifest import Manifest
+from jobs.optimize import ColorSettings, OptimizerSettings, RenderSettings
+from jobs.stylize_step import StylizeStep
 from tests.farm.cli.conftest import Cli
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,8 +26,11 @@ ROOT = Path(__file__).resolve().parents[3]
 JOB_OPTIONS = [
     *("--style", "-s", "--output", "-o", "--recursive", "--no-recursive", "--pattern", "--on-existing"),
     *("--format", "--quality", "--max-size", "--max-megapixels", "--precision", "--device", "--threads"),
-    *("--chunk-items", "--workers", "--priority", "--tier", "--user", "--name", "--max-failed"),
+    *("--chunk-items", "--workers", "--set", "--priority", "--tier", "--user", "--name", "--max-failed"),
     *("--s3-endpoint-url", "--s3-region", "--s3-profile", "--s3-path-style", "--no-s3-path-style", "--json"),
+    *("--style-image", "--style-weights", "--preset", "--loss-network", "--optimizer", "--size", "--scales"),
+    *("--iterations", "--smallest", "--tile", "--save-every", "--content-weight", "--style-weight"),
+    *("--tv-weight", "--style-scale", "--init", "--colors", "--seed"),
 ]
 
 FROZEN = {
@@ -99,19 +104,18 @@ def test_a_group_alone_shows_its_help_and_is_wrong_usage(cli: Cli, words: str) -
 
 def test_choices_are_those_of_the_manifest() -> None:
     """What an option offers and what a manifest takes is one list."""
-    schema = Manifest.model_json_schema()
-    step = schema["properties"]["steps"]["items"]["oneOf"][0]
-    step = schema["$defs"][step["$ref"].rsplit("/", 1)[1]] if "$ref" in step else step
-    properties = schema["properties"] | step["properties"]
-    hints = get_type_hints(JobOptions)
-    offered = {
-        name: get_args(get_args(hint)[0]) for name, hint in hints.items() if get_args(get_args(hint)[0])
+    offered = {name: get_args(get_args(hint)[0]) for name, hint in get_type_hints(RenderOptions).items()}
+    offered = {name: values for name, values in offered.items() if values and isinstance(values[0], str)}
+    taken = {
+        "optimizer": OptimizerSettings.model_fields["kind"],
+        "colors": ColorSettings.model_fields["method"],
+        **{name: RenderSettings.model_fields[name] for name in ("preset", "format", "precision", "device")},
+        **{name: Manifest.model_fields[name] for name in ("on_existing", "tier")},
     }
-    offered = {name: values for name, values in offered.items() if isinstance(values[0], str)}
-    assert set(offered) == {"on_existing", "format", "precision", "device", "tier"}
-    assert {name: list(values) for name, values in offered.items()} == {
-        name: properties[name]["enum"] for name in offered
-    }
+    assert offered == {name: get_args(field.annotation) for name, field in taken.items()}
+    for name in ("format", "device"):
+        assert offered[name] == get_args(StylizeStep.model_fields[name].annotation)
+    assert set(get_args(StylizeStep.model_fields["precision"].annotation)) < set(offered["precision"])
 
 
 @pytest.mark.parametrize(

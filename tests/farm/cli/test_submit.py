@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from farm import client
-from farm.cli import connect, manifests
-from farm.cli.options import JobOptions
+from farm.cli import connect, steps
+from farm.cli.render_options import RenderOptions
 from tests.farm.cli.conftest import Cli
 from tests.farm.cli.played import TOKEN, PlayedFarm, ended_job, make_job
 from tests.jobs.test_manifest import BAD, with_value
@@ -126,6 +126,7 @@ STEP_OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (["--threads", "2"], {"threads": 2}),
     (["--chunk-items", "5"], {"chunk": {"items": 5}}),
     (["--workers", "1"], {"workers": {"min": 1, "max": 1}}),
+    (["--set", "chunk.seconds=1e1"], {"chunk": {"seconds": 10}}),
 ]
 
 
@@ -149,6 +150,28 @@ def test_every_option_of_the_step_reaches_the_manifest(
     (step,) = submitted(played)["steps"]
     assert given(step, wanted) == wanted
 
+
+OPTIMIZATION = {
+    "--style-image": "painting.jpg",
+    "--style-weights": "1",
+    "--preset": "gatys",
+    "--loss-network": "vgg16",
+    "--optimizer": "adam",
+    "--size": "512",
+    "--iterations": "100",
+    "--smallest": "64",
+    "--scales": "64:10",
+    "--tile": "64",
+    "--save-every": "10",
+    "--content-weight": "1",
+    "--style-weight": "1",
+    "--tv-weight": "1",
+    "--style-scale": "1",
+    "--init": "noise",
+    "--colors": "yuv",
+    "--seed": "1",
+}
+"""Right values, for a step that is no optimization."""
 
 WRONG: list[list[str]] = [
     ["--output", ""],
@@ -178,11 +201,21 @@ WRONG: list[list[str]] = [
     ["--max-megapixels", "nan"],
     ["--max-megapixels", "-1"],
     ["--precision", "fp8"],
+    ["--precision", "tf32"],
     ["--device", "tpu"],
     ["--threads", "0"],
     ["--chunk-items", "0"],
     ["--workers", "0"],
     ["--workers", "2"],
+    ["--workers", "1-2"],
+    ["--workers", "many"],
+    ["--set", "chunk"],
+    ["--set", "chunk.seconds=[1"],
+    ["--set", "chunk.seconds=0"],
+    ["--set", "chunk.seconds.more=1"],
+    ["--set", "kind=optimize"],
+    ["--set", "sheep=1"],
+    *([option, value] for option, value in OPTIMIZATION.items()),
     ["--sheep"],
 ]
 
@@ -205,7 +238,7 @@ def test_a_wrong_value_is_one_line_about_its_option_with_a_hint(
 def test_every_option_has_a_wrong_value_above() -> None:
     """Only switches and free text are always right; a profile that is not there is found when it is used."""
     always_right = {"inputs", "recursive", "s3_region", "s3_profile", "s3_path_style"}
-    assert {manifests.flag(f.name) for f in fields(JobOptions) if f.name not in always_right} <= {
+    assert {steps.flag(f.name) for f in fields(RenderOptions) if f.name not in always_right} <= {
         options[0] for options in WRONG
     }
 
