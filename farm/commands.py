@@ -133,7 +133,7 @@ class Commands:
         job = self._unended(word)
         if job.state is not JobState.CANCELING:
             self._move(job, JobState.CANCELING, "canceled")
-            self._dispatcher.stop_job(job)
+            self._dispatcher.stop_job(job, at_once=True)
             self._touch(job.id)
         return job.id
 

@@ -6,12 +6,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from farm.ledger import Ledger
 from farm.outcomes import Outcomes
 from farm.pool import Pool
-from farm.running import JobRun, Lease, TaskRun, WorkerRun
+from farm.progress import ProgressLog
+from farm.running import JobRun, Lease, Member, TaskRun, WorkerRun
 from jobs.errors import Failure
 from jobs.scheduler import Assignment, FreeWorker, RunnableJob, decayed, decide
 from jobs.states import JobState, TaskState, move
@@ -81,7 +82,8 @@ class Dispatcher:
         self._wake = wake
         self._clock = clock
         self._outcomes = Outcomes(ledger, clock)
-        self.orphans: list[Lease] = []
+        self._progress = ProgressLog(ledger, clock)
+        self.orphans: list[tuple[Lease, Member]] = []
         self._unsent: list[tuple[str, TaskMessage]] = []
         self._stops: list[Lease] = []
         self._served = 0
@@ -112,7 +114,7 @@ class Dispatcher:
         if not runnable:
             return
         workers = [
-            FreeWorker(worker.id, frozenset(worker.holds), worker.load)
+            FreeWorker(worker.id, frozenset(worker.holds), len(worker.tasks), worker.held_by)
             for worker in self.workers.values()
             if not worker.killed and worker.aside_until <= now
         ]
@@ -128,38 +130,44 @@ class Dispatcher:
 
     def _lease(self, assignment: Assignment, now: float) -> None:
         job = self.jobs[assignment.job]
-        worker = self.workers[assignment.worker]
+        workers = [self.workers[name] for name in assignment.workers]
         task = job.take(assignment.task)
         items = self._pending_items(task)
         task.attempt += 1
-        lease = Lease(task, worker.id, {item.id: item for item in items}, now + self._lease_s, now, now)
-        job.leases[task.id] = worker.tasks[task.id] = lease
-        if task.affinity:
-            worker.holds.add(task.affinity)
+        task.message = ""
+        members = tuple(Member(worker.id, now + self._lease_s) for worker in workers)
+        lease = Lease(task, members, {item.id: item for item in items}, now, now)
+        job.leases[task.id] = lease
+        for worker in workers:
+            worker.tasks[task.id] = lease
+            if task.affinity:
+                worker.holds.add(task.affinity)
         self._served += 1
         job.served = self._served
+        self._write_lease(job, lease, workers[0].report.device)
+        message = self._message(job, task, items)
+        self._unsent += [(name, replace(message, gang=lease.place(name))) for name in lease.workers]
+
+    def _write_lease(self, job: JobRun, lease: Lease, device: str) -> None:
         if job.state is JobState.QUEUED:
             job.state = move(job.state, JobState.ACTIVE)
             self._ledger.update("jobs", {"state": job.state}, id=job.id)
             if job.started_at is None:
                 job.started_at = time.time()
                 self._ledger.update("jobs", {"started_at": job.started_at}, id=job.id)
-        self._ledger.update(
-            "tasks",
-            {"state": move(TaskState.QUEUED, TaskState.LEASED), "attempt": task.attempt},
-            id=task.id,
-        )
+        leased = {"state": move(TaskState.QUEUED, TaskState.LEASED), "attempt": lease.attempt, "message": ""}
+        self._ledger.update("tasks", leased, id=lease.task.id)
         self._ledger.insert(
             "attempts",
             {
-                "task": task.id,
-                "number": task.attempt,
-                "worker": worker.id,
-                "device": worker.report.device,
+                "task": lease.task.id,
+                "number": lease.attempt,
+                "worker": lease.worker,
+                "members": lease.workers,
+                "device": device,
                 "started_at": time.time(),
             },
         )
-        self._unsent.append((worker.id, self._message(job, task, items)))
 
     def _pending_items(self, task: TaskRun) -> list[Item]:
         rows = self._ledger.read(
@@ -193,16 +201,22 @@ class Dispatcher:
                 self._pool.send(worker, message)
         stops, self._stops = self._stops, []
         for lease in stops:
-            self._pool.stop(lease.worker, lease.task.id, lease.attempt)
+            for member in lease.running:
+                self._pool.stop(member.worker, lease.task.id, lease.attempt, at_once=lease.at_once)
 
     # Stopping.
 
-    def stop_job(self, job: JobRun) -> None:
-        """Ask all attempts of a job to stop; each answers with `TaskEnded`."""
+    def stop_job(self, job: JobRun, *, at_once: bool = False) -> None:
+        """Ask all attempts of a job to stop, at once or when they have saved what they are at."""
         for lease in job.leases.values():
-            if lease.stop_sent_at is None:
-                lease.stop_sent_at = self._clock()
-                self._stops.append(lease)
+            self._stop(lease, at_once=at_once)
+
+    def _stop(self, lease: Lease, *, at_once: bool) -> None:
+        """Ask the members of an attempt to stop; each answers with `TaskEnded`."""
+        if lease.stop_sent_at is None or (at_once and not lease.at_once):
+            lease.stop_sent_at, lease.at_once = self._clock(), at_once
+            self._stops.append(lease)
+            self._wake()
 
     # What workers say (`farm.pool.Listener`).
 
@@ -217,43 +231,51 @@ class Dispatcher:
         if gone is None:
             return
         for position, lease in enumerate(gone.tasks.values()):
+            member = lease.member(worker)
             if certain:
-                self.lost(lease, gone.killed, reason, running=position == 0)
+                self.lost(lease, member, gone.killed, reason, begun=position == 0)
             else:
-                self.orphans.append(lease)
+                self.orphans.append((lease, member))
+                if len(lease.members) > 1:
+                    self._stop(lease, at_once=True)
         self._wake()
 
-    def lost(self, lease: Lease, killed: str, reason: str, *, running: bool) -> None:
-        """End a lease that its worker cannot use any more.
+    def lost(self, lease: Lease, member: Member, killed: str, reason: str, *, begun: bool) -> None:
+        """Record that a member cannot use its lease any more.
 
         Args:
             lease: What its attempt held.
+            member: The worker that is gone, or never got it.
             killed: Why we ended the worker ourselves, if we did.
             reason: What happened to it.
-            running: Whether the attempt had begun; one that waited behind another is blameless.
+            begun: Whether the attempt had begun; one that waited behind another is blameless.
         """
         job = self.jobs.get(lease.task.job)
         if job is None or job.leases.get(lease.task.id) is not lease:
             return
-        del job.leases[lease.task.id]
         if killed in {HUNG, SILENT} or not killed:
             failure = Failure.TIMEOUT if killed == HUNG else Failure.WORKER_LOST
         else:
             failure = Failure.PREEMPTED
         reason = killed or reason
-        self._outcomes.worker_lost(job, lease, failure, reason, running=running)
-        text = f"{lease.worker} is gone: {reason}; what is left of task {lease.task.id} goes on"
+        text = f"{member.worker} is gone: {reason}; what is left of task {lease.task.id} goes on"
         self._ledger.event(job.id, "worker lost", text)
-        self._over(job.id)
+        member.begun = begun
+        self._member_ended(
+            job, lease, member, TaskEnded(lease.task.id, lease.attempt, "lost", failure, reason)
+        )
 
     def unknown(self, worker: WorkerRun, lease: Lease) -> None:
         """End a lease that its worker does not know: the message was lost on the way."""
         del worker.tasks[lease.task.id]
-        self.lost(lease, "the task never reached its worker", "", running=False)
+        self.lost(lease, lease.member(worker.id), "the task never reached its worker", "", begun=False)
         self._wake()
 
     def worker_says(self, worker: str, events: Sequence[Event]) -> None:
-        """Take in what a worker says; what an attempt without a lease says counts for nothing."""
+        """Take in what a worker says; what an attempt without a lease says counts for nothing.
+
+        Of those that run an attempt together only the first is heard; the others say when they end.
+        """
         source = self.workers.get(worker)
         if source is None:
             return
@@ -263,38 +285,54 @@ class Dispatcher:
                 continue
             lease.heard_at = self._clock()
             job = self.jobs[lease.task.job]
-            match event:
-                case ItemStarted():
-                    lease.in_flight.add(event.item)
-                case ItemFinished():
-                    source.items_done += 1
-                    self._outcomes.item_finished(job, lease, event)
-                    self._over(job.id)
-                case Progress():
-                    lease.advanced = lease.advanced or event.fraction > lease.task.fraction
-                    lease.task.fraction = max(lease.task.fraction, event.fraction)
-                case Emitted():
-                    text = event.data.get("text") or ", ".join(f"{k} {v}" for k, v in event.data.items())
-                    self._ledger.event(job.id, event.type, text, {**event.data, "task": event.task})
-                case TaskEnded():
-                    self._task_ended(source, job, lease, event)
+            if isinstance(event, TaskEnded):
+                self._task_ended(source, job, lease, event)
+            elif worker == lease.worker:
+                self._hear(source, job, lease, event)
+
+    def _hear(self, worker: WorkerRun, job: JobRun, lease: Lease, event: Event) -> None:
+        match event:
+            case ItemStarted():
+                lease.in_flight.add(event.item)
+            case ItemFinished():
+                worker.items_done += 1
+                self._outcomes.item_finished(job, lease, event)
+                self._over(job.id)
+            case Progress():
+                self._progress.progressed(lease, event)
+            case Emitted():
+                self._progress.emitted(job, lease, event)
 
     def _task_ended(self, worker: WorkerRun, job: JobRun, lease: Lease, ended: TaskEnded) -> None:
         del worker.tasks[ended.task]
-        del job.leases[ended.task]
-        worker.idle_since = self._clock()
-        worker.device_s += ended.device_s
-        used, at = self._usage.get(job.user, (0.0, self._clock()))
         now = self._clock()
+        worker.idle_since = now
+        worker.device_s += ended.device_s
+        used, at = self._usage.get(job.user, (0.0, now))
         self._usage[job.user] = (decayed(used, now - at) + ended.device_s, now)
         self._ledger.used(job.user, self._usage[job.user][0], time.time())
-        self._outcomes.attempt_ended(job, lease, ended)
+        self._member_ended(job, lease, lease.member(worker.id), ended)
+        self._wake()
+
+    def _member_ended(self, job: JobRun, lease: Lease, member: Member, ended: TaskEnded) -> None:
+        """End an attempt with its last member; before that, the end of one may be the end of all."""
+        member.ended = ended
+        if not lease.running:
+            self._attempt_over(job, lease)
+        elif ended.outcome in {"failed", "lost"} or member is lease.members[0]:
+            self._stop(lease, at_once=True)
+
+    def _attempt_over(self, job: JobRun, lease: Lease) -> None:
+        del job.leases[lease.task.id]
+        self._progress.attempt_over(job, lease.task)
+        ended = self._outcomes.attempt_ended(job, lease)
         if ended.outcome == "finished":
-            worker.failed_jobs.clear()
-            for name in lease.task.failed_on - {worker.id}:
+            for name in lease.workers:
+                if name in self.workers:
+                    self.workers[name].failed_jobs.clear()
+            for name in lease.task.failed_on.difference(lease.workers):
                 self._blame(self.workers.get(name), job)
         self._over(job.id)
-        self._wake()
 
     def _blame(self, worker: WorkerRun | None, job: JobRun) -> None:
         """Set a worker aside that could not do what another one then did, for several jobs in a row."""

@@ -192,11 +192,15 @@ class Ledger:
             (*by.values(), job, step),
         )
 
-    def event(self, job: str, type_: str, text: str, data: Mapping[str, Any] | None = None) -> None:
-        """Write down that something happened that a user may want to read."""
-        self.insert(
+    def event(self, job: str, type_: str, text: str, data: Mapping[str, Any] | None = None) -> int:
+        """Write down that something happened that a user may want to read; returns the event's number."""
+        return self.insert(
             "events", {"job": job, "at": time.time(), "type": type_, "text": text, "data": data or {}}
         )
+
+    def drop_event(self, number: int) -> None:
+        """Remove an event that a newer one has taken the place of."""
+        self._write("DELETE FROM events WHERE id=?", (number,))
 
     def note(self, job: str, text: str) -> None:
         """Keep something that a user should know of a job, once."""

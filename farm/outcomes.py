@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from farm.ledger import Ledger
-from farm.running import JobRun, Lease, TaskRun
+from farm.running import JobRun, Lease, Member, TaskRun
 from jobs.errors import Failure
 from jobs.scheduler import SPLIT_AFTER_DEATHS, retry_delay_s
 from jobs.states import ItemState, TaskState, move
@@ -37,7 +37,7 @@ class Outcomes:
         if item is None:
             return
         lease.in_flight.discard(event.item)
-        if event.failure is not None and self._again(lease, item, event.failure):
+        if event.failure is not None and self._again(lease, item, event.failure, lease.worker):
             return
         del lease.open[event.item]
         lease.advanced = True
@@ -45,8 +45,8 @@ class Outcomes:
             lease.pixels_done += _pixels(event)
         self._end_item(job, lease, item, event)
 
-    def _again(self, lease: Lease, item: Item, failure: Failure) -> bool:
-        """Count a failure of an item; return whether it may be tried again, and when."""
+    def _again(self, lease: Lease, item: Item, failure: Failure, worker: str) -> bool:
+        """Count a failure of an item on a worker; return whether it may be tried again, and note when."""
         failures = self._failures_of(item)
         failures[failure] += 1
         self._ledger.update("items", {"failures": dict(failures)}, id=item.id)
@@ -54,7 +54,7 @@ class Outcomes:
         if delay_s is None:
             return False
         lease.retry_at = max(lease.retry_at, self._clock() + delay_s)
-        lease.task.avoid.add(lease.worker)
+        lease.task.avoid.add(worker)
         return True
 
     def _failures_of(self, item: Item) -> Counter[Failure]:
@@ -90,17 +90,28 @@ class Outcomes:
         failed = ItemFinished(lease.task.id, lease.attempt, item.id, ItemState.FAILED, failure, reason)
         self._end_item(job, lease, item, failed)
 
-    def attempt_ended(self, job: JobRun, lease: Lease, ended: TaskEnded) -> None:
-        """Record the end of an attempt; its task is done, queued again, or given up."""
+    def attempt_ended(self, job: JobRun, lease: Lease) -> TaskEnded:
+        """Record the end of an attempt when its last member has ended; return how it ended.
+
+        Its task is done, queued again, or given up.
+        """
+        member, ended = lease.verdict()
         self._close_attempt(lease, ended)
+        if ended.outcome == "lost":
+            self._lost(job, lease, member, ended)
+        else:
+            self._ended(job, lease, member, ended)
+        return ended
+
+    def _ended(self, job: JobRun, lease: Lease, member: Member, ended: TaskEnded) -> None:
         task = lease.task
         if lease.pixels_done and ended.device_s > 0:
             self._ledger.rate(task.affinity, megapixels=lease.pixels_done / 1e6, device_s=ended.device_s)
         if ended.outcome == "failed" and lease.open:
             failure = ended.failure or Failure.ERROR
             task.failures[failure] += 1
-            task.avoid.add(lease.worker)
-            task.failed_on.add(lease.worker)
+            task.avoid.add(member.worker)
+            task.failed_on.add(member.worker)
             delay_s = retry_delay_s(failure, task.failures[failure], self._jitter())
             if delay_s is None:
                 self._give_up(job, lease, failure, ended.reason)
@@ -113,24 +124,19 @@ class Outcomes:
             if ended.result:
                 self._ledger.update("steps", {"result": ended.result}, job=job.id, name=task.step)
 
-    def worker_lost(self, job: JobRun, lease: Lease, failure: Failure, reason: str, *, running: bool) -> None:
-        """Record that the worker of a lease is gone.
+    def _lost(self, job: JobRun, lease: Lease, member: Member, ended: TaskEnded) -> None:
+        """Go on after a worker was lost.
 
-        Args:
-            job: The job of the lease.
-            lease: What it held.
-            failure: `preempted` blames nobody; `worker_lost` and `timeout` blame the items in flight.
-            reason: What happened.
-            running: Whether the attempt had begun; one that only waited behind another is blameless.
+        `preempted` blames nobody, and an attempt that had not begun is blameless; otherwise the items in
+        flight are blamed.
         """
-        self._close_attempt(lease, TaskEnded(lease.task.id, lease.attempt, "lost", failure, reason))
-        task = lease.task
-        blamed = (lease.in_flight & lease.open.keys() or set(list(lease.open)[:1])) if running else set()
+        task, failure, reason = lease.task, ended.failure or Failure.WORKER_LOST, ended.reason
+        blamed = (lease.in_flight & lease.open.keys() or set(list(lease.open)[:1])) if member.begun else set()
         if failure is Failure.PREEMPTED or (lease.advanced and len(lease.open) == 1 and task.fraction > 0):
             blamed = set()
         for number in blamed:
             item = lease.open[number]
-            if not self._again(lease, item, failure):
+            if not self._again(lease, item, failure, member.worker):
                 del lease.open[number]
                 self._fail_item(job, lease, item, failure, reason)
         if blamed:
@@ -150,7 +156,7 @@ class Outcomes:
             number = self._ledger.insert(
                 "tasks",
                 {
-                    **{k: row[k] for k in ("job", "step", "kind", "payload", "affinity")},
+                    **{k: row[k] for k in ("job", "step", "kind", "payload", "affinity", "exclusive")},
                     "min_workers": task.workers[0],
                     "max_workers": task.workers[1],
                     "state": TaskState.QUEUED,
@@ -167,6 +173,7 @@ class Outcomes:
                 task.affinity,
                 task.estimate_s / len(lease.open),
                 task.workers,
+                exclusive=task.exclusive,
                 deaths=task.deaths,
                 since=self._clock(),
                 avoid=set(task.avoid),

@@ -35,6 +35,10 @@ class Pool(Protocol):
         """Keep this many from now on: start more, or take back those that have not come up yet."""
         ...
 
+    def capacity(self) -> int:
+        """Return how many workers there could be, of those the user allows."""
+        ...
+
     def retire(self, worker: str) -> None:
         """End a worker and do not replace it; `worker_left` follows."""
         ...
@@ -43,8 +47,12 @@ class Pool(Protocol):
         """Give a worker an attempt; returns at once."""
         ...
 
-    def stop(self, worker: str, task: int, attempt: int) -> None:
-        """Ask a worker to stop an attempt; returns at once, `TaskEnded` is the answer."""
+    def stop(self, worker: str, task: int, attempt: int, *, at_once: bool = False) -> None:
+        """Ask a worker to stop an attempt; returns at once, `TaskEnded` is the answer.
+
+        Of workers that run it together the first decides when, and they save what they have; `at_once`, each
+        stops by itself, as others of them may be gone.
+        """
         ...
 
     async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:

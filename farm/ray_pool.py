@@ -209,6 +209,15 @@ class RayPool:
         for name in coming[:surplus]:
             self.retire(name)
 
+    def capacity(self) -> int:
+        """Return how many workers the cluster has a place for, of those the user allows."""
+        resources = ray.cluster_resources()
+        places = min(
+            int(resources.get(name.removeprefix("num_").upper().rstrip("S"), 0) / n)
+            for name, n in self._request.items()
+        )
+        return min(places, self._options.max_workers or places)
+
     def retire(self, worker: str) -> None:
         """End a worker and do not replace it."""
         if worker in self._members:
@@ -276,7 +285,7 @@ class RayPool:
         if worker in self._members:
             self._members[worker].actor.submit.remote(message)
 
-    def stop(self, worker: str, task: int, attempt: int) -> None:
+    def stop(self, worker: str, task: int, attempt: int, *, at_once: bool = False) -> None:  # noqa: ARG002
         """Ask a worker to stop an attempt."""
         if worker in self._members:
             self._members[worker].actor.stop.remote(task, attempt)

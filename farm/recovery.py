@@ -102,6 +102,8 @@ def load_tasks(ledger: Ledger, job: JobRun) -> None:
                 attempt=row["attempt"],
                 deaths=row["deaths"],
                 failures=Counter({Failure(k): n for k, n in json.loads(row["failures"]).items()}),
+                fraction=row["fraction"],
+                message=row["message"],
                 since=since,
             )
         )

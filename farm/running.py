@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from jobs.errors import Failure
-from jobs.scheduler import CREDITS, SPLIT_AFTER_DEATHS, WaitingTask
+from jobs.scheduler import SPLIT_AFTER_DEATHS, WaitingTask
 from jobs.states import JobState
-from jobs.tasks import Item, StoreOptions, WorkerReport
+from jobs.tasks import GangPlace, Item, StoreOptions, TaskEnded, WorkerReport
 
 _WINDOW = 16
 """How many queued tasks of each model the scheduler gets to see; the rest cannot come before them."""
@@ -23,6 +23,10 @@ class TaskRun:
     Attributes:
         avoid: Workers on which it or one of its items failed.
         failed_on: Those on which an attempt failed as a whole: blamed once another worker can do it.
+        exclusive: Whether nothing else may wait on its workers while it runs.
+        fraction: How far an attempt of it got, 0 to 1.
+        message: What it last said of that, or why it waits.
+        noted_at: When the ledger last learned of these, in the controller's monotonic seconds.
     """
 
     id: int
@@ -37,6 +41,8 @@ class TaskRun:
     deaths: int = 0
     failures: Counter[Failure] = field(default_factory=Counter)
     fraction: float = 0.0
+    message: str = ""
+    noted_at: float = 0.0
     since: float = 0.0
     not_before: float = 0.0
     avoid: set[str] = field(default_factory=set)
@@ -46,6 +52,11 @@ class TaskRun:
     def suspect(self) -> bool:
         """Whether it has ended so many workers that nothing else may be beside it."""
         return self.deaths >= SPLIT_AFTER_DEATHS
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs its workers for itself."""
+        return self.suspect or self.exclusive or self.workers[1] > 1
 
     def waiting(self) -> WaitingTask:
         """Return what the scheduler may know of it."""
@@ -58,29 +69,46 @@ class TaskRun:
             frozenset(self.avoid),
             self.workers,
             self.not_before,
-            alone=self.suspect or self.exclusive or self.workers[1] > 1,
+            alone=self.alone,
         )
 
 
 @dataclass
-class Lease:
-    """The right of one attempt to commit.
+class Member:
+    """One of the workers that run an attempt.
 
     Attributes:
+        deadline: Until when it may go on unless that is renewed, in the controller's monotonic seconds.
+        missed: How many of its reports in a row did not know the attempt.
+        ended: How the attempt ended on it; None while it may still be at it.
+        begun: Whether it had begun when it ended.
+    """
+
+    worker: str
+    deadline: float
+    missed: int = 0
+    ended: TaskEnded | None = None
+    begun: bool = True
+
+
+@dataclass
+class Lease:
+    """The right of one attempt to commit. Of its members only the first uses it, and is heard.
+
+    Attributes:
+        members: The workers that run it, by rank.
         open: Items without an outcome in this attempt.
         in_flight: Those of them that the worker has begun.
-        deadline: When it ends unless it is renewed, in the controller's monotonic seconds.
-        heard_at: When the worker last said something about it.
+        heard_at: When a worker last said something about it.
         retry_at: When its unfinished items may be tried again.
         advanced: Whether it got further than any attempt before it.
         stop_sent_at: When it was asked to stop.
-        missed: How many reports of its worker in a row did not know it.
+        at_once: Whether it was asked to stop at once, saving nothing.
     """
 
     task: TaskRun
-    worker: str
+    members: tuple[Member, ...]
     open: dict[int, Item]
-    deadline: float
     began_at: float
     heard_at: float
     in_flight: set[int] = field(default_factory=set)
@@ -88,12 +116,63 @@ class Lease:
     pixels_done: int = 0
     advanced: bool = False
     stop_sent_at: float | None = None
-    missed: int = 0
+    at_once: bool = False
 
     @property
     def attempt(self) -> int:
         """Number of the attempt."""
         return self.task.attempt
+
+    @property
+    def worker(self) -> str:
+        """The worker that holds it: the first member."""
+        return self.members[0].worker
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Names of all members, by rank."""
+        return tuple(member.worker for member in self.members)
+
+    @property
+    def running(self) -> list[Member]:
+        """The members that may still be at it."""
+        return [member for member in self.members if member.ended is None]
+
+    def member(self, worker: str) -> Member:
+        """Return the member that is this worker."""
+        return next(member for member in self.members if member.worker == worker)
+
+    def place(self, worker: str) -> GangPlace | None:
+        """Return where a worker stands among those that run this together; None if it is alone."""
+        workers = self.workers
+        return GangPlace(workers.index(worker), workers) if len(workers) > 1 else None
+
+    def verdict(self) -> tuple[Member, TaskEnded]:
+        """Return how the attempt ended, once all have, and the member whose end decided that.
+
+        If the first member finished, that is it. Otherwise a member whose worker was lost comes before one
+        that failed, which it may have done because of that; both come before those that were ended because
+        others had failed. Device seconds are those of all.
+        """
+        ends = [(member, member.ended) for member in self.members if member.ended is not None]
+        member, ended = ends[0]
+        if ended.outcome != "finished":
+            member, ended = max(ends, key=lambda end: _gravity(end[1]))
+        reason = ended.reason if member is self.members[0] else f"{member.worker}: {ended.reason}"
+        return member, replace(
+            ended,
+            reason=reason,
+            device_s=sum(end.device_s for _, end in ends),
+            waited_s=sum(end.waited_s for _, end in ends),
+        )
+
+
+def _gravity(ended: TaskEnded) -> int:
+    if ended.outcome not in {"failed", "lost"}:
+        return 0
+    if ended.outcome == "failed":
+        return 2
+    return 1 if ended.failure is Failure.PREEMPTED else 3
 
 
 @dataclass
@@ -188,9 +267,9 @@ class WorkerRun:
     beating: bool = False
 
     @property
-    def load(self) -> int:
-        """How many of its credits are used; a suspect uses all."""
-        return CREDITS if any(lease.task.suspect for lease in self.tasks.values()) else len(self.tasks)
+    def held_by(self) -> int | None:
+        """The task that has it for itself, if there is one."""
+        return next((lease.task.id for lease in self.tasks.values() if lease.task.alone), None)
 
     @property
     def id(self) -> str:

@@ -82,26 +82,30 @@ class Upkeep:
             lease = worker.tasks.get(task)
             if lease is None:
                 continue
+            member = lease.member(worker.id)
             # Received after it was asked, and before it was answered: at most a lease from now.
-            lease.deadline = self._clock() + self._limits.lease_s
-            lease.missed = 0 if task in report.tasks or lease.began_at > asked_at else lease.missed + 1
-            if lease.missed >= _MISSED_REPORTS:
+            member.deadline = self._clock() + self._limits.lease_s
+            member.missed = 0 if task in report.tasks or lease.began_at > asked_at else member.missed + 1
+            if member.missed >= _MISSED_REPORTS:
                 self._dispatcher.unknown(worker, lease)
 
     def _end_overdue(self, now: float) -> None:
         orphans = self._dispatcher.orphans
-        for lease in [lease for lease in orphans if lease.deadline <= now]:
-            orphans.remove(lease)
+        for lease, member in [orphan for orphan in orphans if orphan[1].deadline <= now]:
+            orphans.remove((lease, member))
             reason = "its node is gone and its lease has run out"
-            self._dispatcher.lost(lease, "", reason, running=bool(lease.in_flight))
+            begun = bool(lease.in_flight) or len(lease.members) > 1
+            self._dispatcher.lost(lease, member, "", reason, begun=begun)
         for worker in list(self._dispatcher.workers.values()):
             first = next(iter(worker.tasks.values()), None)
             if first is None or worker.killed:
                 continue
-            job = self._dispatcher.jobs[first.task.job]
-            sent = first.stop_sent_at
-            if sent is not None and job.state is JobState.CANCELING and now - sent > CANCEL_GRACE_S:
-                self._kill(worker, "a canceled task did not stop in time")
+            canceled = self._dispatcher.jobs[first.task.job].state is JobState.CANCELING
+            grace_s = CANCEL_GRACE_S if canceled else self._limits.lease_s
+            sent = first.stop_sent_at if canceled or first.at_once else None
+            if sent is not None and now - sent > grace_s:
+                what = "a canceled task" if canceled else "a task whose other workers have ended"
+                self._kill(worker, f"{what} did not stop in time")
             elif now - max(first.heard_at, first.began_at) > self._limits.stall_s:
                 self._kill(worker, HUNG)
 

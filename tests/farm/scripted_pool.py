@@ -58,8 +58,9 @@ def succeed(worker: str, message: TaskMessage) -> Iterator[Event | str]:
 class ScriptedPool:
     """Workers `w1`, `w2`, ...; one that dies is replaced by one of the next number."""
 
-    def __init__(self, workers: int = 2, script: Script = succeed) -> None:
+    def __init__(self, workers: int = 2, script: Script = succeed, capacity: int = 0) -> None:
         self.script = script
+        self._capacity = max(workers, capacity)
         self.sent: list[tuple[str, TaskMessage]] = []
         self.blind: dict[str, list[str]] = {}
         self.frozen: set[str] = set()
@@ -73,6 +74,7 @@ class ScriptedPool:
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[tuple[str, int, int], asyncio.Event] = {}
         self._has: dict[str, list[int]] = {}
+        self.stops: list[tuple[str, int, int, bool]] = []
         self.lose_sends = 0
         self.failing_renews = 0
 
@@ -84,6 +86,9 @@ class ScriptedPool:
     def resize(self, count: int) -> None:
         for _ in range(count - len(self.alive)):
             self.join()
+
+    def capacity(self) -> int:
+        return self._capacity
 
     def retire(self, worker: str) -> None:
         self.retired.append(worker)
@@ -140,7 +145,8 @@ class ScriptedPool:
             self._has.setdefault(worker, []).append(message.task)
             self._queues[worker].put_nowait(message)
 
-    def stop(self, worker: str, task: int, attempt: int) -> None:
+    def stop(self, worker: str, task: int, attempt: int, *, at_once: bool = False) -> None:
+        self.stops.append((worker, task, attempt, at_once))
         self._stop_of(worker, task, attempt).set()
 
     async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:

@@ -192,7 +192,7 @@ def test_the_items_of_a_worker_whose_node_vanished_wait_for_the_lease_to_run_out
         async with farm(tmp_path, pool, limits=Limits(lease_s=0.4)) as controller:
             job_id = await controller.commands.submit(manifest(tmp_path, {"items": 1}))
             await until(lambda: bool(pool.sent))
-            deadline = next(iter(controller.dispatcher.jobs[job_id].leases.values())).deadline
+            deadline = next(iter(controller.dispatcher.jobs[job_id].leases.values())).members[0].deadline
             pool.lose("w1", certain=False)
             await over(controller, job_id)
             assert asyncio.get_running_loop().time() >= deadline
@@ -202,7 +202,7 @@ def test_the_items_of_a_worker_whose_node_vanished_wait_for_the_lease_to_run_out
 
 def test_a_canceled_task_that_does_not_stop_is_ended_with_its_worker(tmp_path, monkeypatch):
     monkeypatch.setattr("farm.upkeep.CANCEL_GRACE_S", 0.1)
-    monkeypatch.setattr(ScriptedPool, "stop", lambda *_: None)
+    monkeypatch.setattr(ScriptedPool, "stop", lambda *_, **__: None)
 
     def script(worker: str, message: TaskMessage) -> Any:
         yield WAIT

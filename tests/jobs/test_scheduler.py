@@ -32,9 +32,13 @@ def jobs_of(assignments):
     return [assignment.job for assignment in assignments]
 
 
+def workers_of(assignments):
+    return [worker for assignment in assignments for worker in assignment.workers]
+
+
 def test_idle_workers_are_filled_before_any_gets_a_second_chunk():
     chosen = decide(0, [job("a")], [FreeWorker("w1"), FreeWorker("w2"), FreeWorker("w3", load=1)], {})
-    assert [a.worker for a in chosen[:2]] == ["w1", "w2"]
+    assert [a.workers for a in chosen[:2]] == [("w1",), ("w2",)]
     assert len(chosen) == 4
 
 
@@ -42,7 +46,7 @@ def test_no_worker_gets_more_than_its_credits():
     chosen = decide(
         0, [job("a", 50)], [FreeWorker("w1"), FreeWorker("w2", load=1), FreeWorker("w3", load=CREDITS)], {}
     )
-    assert Counter(a.worker for a in chosen) == {"w1": 2, "w2": 1}
+    assert Counter(workers_of(chosen)) == {"w1": 2, "w2": 1}
 
 
 def test_a_higher_tier_takes_everything_it_can_use():
@@ -85,7 +89,7 @@ def test_a_job_that_waits_for_its_back_off_does_not_hold_up_the_next():
 
 def test_a_worker_that_holds_the_model_is_preferred():
     workers = [FreeWorker("cold"), FreeWorker("warm", frozenset({"m"}))]
-    assert decide(0, [job("a", 1, model="m")], workers, {})[0].worker == "warm"
+    assert decide(0, [job("a", 1, model="m")], workers, {})[0].workers == ("warm",)
 
 
 def test_a_model_that_nobody_holds_is_loaded_at_once():
@@ -96,7 +100,7 @@ def test_a_task_waits_for_the_warm_worker_only_for_a_bounded_time():
     workers = [FreeWorker("cold"), FreeWorker("warm", frozenset({"m"}), CREDITS)]
     waiting = [job("a", 1, model="m", since=10.0)]
     assert decide(10.0 + AFFINITY_WAIT_S / 2, waiting, workers, {}) == []
-    assert decide(10.0 + AFFINITY_WAIT_S, waiting, workers, {})[0].worker == "cold"
+    assert decide(10.0 + AFFINITY_WAIT_S, waiting, workers, {})[0].workers == ("cold",)
 
 
 def test_several_models_spread_over_workers_instead_of_being_loaded_everywhere():
@@ -104,19 +108,15 @@ def test_several_models_spread_over_workers_instead_of_being_loaded_everywhere()
     chosen = decide(
         0, [RunnableJob("a", "ann", "default", 50, tasks)], [FreeWorker("w1"), FreeWorker("w2")], {}
     )
-    by_worker = {w: {tasks[a.task].affinity for a in chosen if a.worker == w} for w in ("w1", "w2")}
+    by_worker = {w: {tasks[a.task].affinity for a in chosen if a.workers == (w,)} for w in ("w1", "w2")}
     assert by_worker == {"w1": {"m0"}, "w2": {"m1"}}
 
 
 def test_a_failed_task_goes_to_another_worker_first_where_there_is_one():
     again = [job("a", 1, avoid=frozenset({"w1"}))]
-    assert decide(0, again, [FreeWorker("w1"), FreeWorker("w2", load=1)], {})[0].worker == "w2"
+    assert decide(0, again, [FreeWorker("w1"), FreeWorker("w2", load=1)], {})[0].workers == ("w2",)
     assert decide(0, again, [FreeWorker("w1"), FreeWorker("w2", load=CREDITS)], {}) == []
-    assert decide(0, again, [FreeWorker("w1")], {})[0].worker == "w1"
-
-
-def test_a_task_for_a_gang_is_not_given_to_one_worker():
-    assert decide(0, [job("a", 1, workers=(2, 2))], [FreeWorker("w1"), FreeWorker("w2")], {}) == []
+    assert decide(0, again, [FreeWorker("w1")], {})[0].workers == ("w1",)
 
 
 @given(
@@ -151,7 +151,7 @@ def test_each_task_is_given_once_within_credits_and_all_credits_are_used_when_no
     given_out = [a.task for a in chosen]
     assert len(given_out) == len(set(given_out))
     loads = Counter({w.id: w.load for w in workers})
-    loads.update(a.worker for a in chosen)
+    loads.update(workers_of(chosen))
     assert all(load <= CREDITS for load in loads.values())
     credits_left = sum(CREDITS - w.load for w in workers)
     assert len(chosen) == min(credits_left, sum(len(j.tasks) for j in jobs))
