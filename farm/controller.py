@@ -221,6 +221,7 @@ class Controller:
                 "items_done": worker.items_done,
                 "device_s": round(worker.device_s, 3),
                 "held_bytes": worker.report.memory_bytes,
+                "device_bytes": worker.report.device_bytes,
                 "loads": worker.report.loads,
             }
             for worker in self.dispatcher.workers.values()

@@ -46,7 +46,9 @@ class Checked:
     notes: tuple[str, ...] = ()
 
 
-def validate_plan(manifest: Manifest, library: AssetLookup, *, opener: Open = open_store) -> Checked:
+def validate_plan(
+    manifest: Manifest, library: AssetLookup, *, opener: Open = open_store, try_writing: bool = True
+) -> Checked:
     """Check, while the user waits, that a manifest can be planned and its output be written.
 
     No folder is listed to its end and no picture is opened.
@@ -55,6 +57,7 @@ def validate_plan(manifest: Manifest, library: AssetLookup, *, opener: Open = op
         manifest: With an output and absolute paths; see `Manifest.anchored`.
         library: Knows the styles.
         opener: Opens stores.
+        try_writing: Prove that the output can be written, which makes its folder.
 
     Raises:
         ManifestError: With one line for each mistake and its path, such as `steps[0].styles[1]: ...`.
@@ -70,7 +73,7 @@ def validate_plan(manifest: Manifest, library: AssetLookup, *, opener: Open = op
             kind.check(step, ("steps", number), checking)
     try:
         store = _open_output(manifest.output, options, opener)
-        if not checking.mistakes:  # a job that is refused leaves no folder behind
+        if try_writing and not checking.mistakes:  # a job that is refused leaves no folder behind
             store.probe()
             checking.notes += _notes_on(store)
     except UsageError as error:

@@ -39,6 +39,14 @@ def test_the_check_leaves_no_file_behind(photos, tmp_path, library):
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
+def test_without_writing_nothing_is_made_and_everything_else_is_checked(photos, tmp_path, library):
+    good = manifest_of({"inputs": [str(photos)]}, output=tmp_path / "out")
+    assert validate_plan(good, library, try_writing=False).styles
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ManifestError, match="missing"):
+        validate_plan(manifest_of({"inputs": ["/missing"]}, output="/out"), library, try_writing=False)
+
+
 def test_everything_that_is_missing_is_told_at_once(photos, tmp_path, library):
     """Styles and inputs of all steps, each with its path."""
     manifest = manifest_of(
