@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from farm.lifecycle import Lifecycle
 from farm.planning import Planner
 from farm.pool import Pool
 from farm.recovery import load_jobs
-from farm.running import JobRun
+from farm.running import JobRun, WorkerRun
 from farm.upkeep import Upkeep
 from farm.views import View
 from jobs.library import Library
@@ -94,7 +94,7 @@ class Controller:
         )
         self.upkeep = Upkeep(self.dispatcher, pool, options.limits)
         self.lifecycle = Lifecycle(self.ledger, self.dispatcher)
-        self.planner = Planner(self.ledger, self.library, pool)
+        self.planner = Planner(self.ledger, self.library, pool, self.dispatcher.workers)
         self.commands = Commands(self.ledger, self.view, self.dispatcher, self.planner, self._touch)
         self._end_farm = end_farm
         self._background: set[asyncio.Task[None]] = set()
@@ -216,6 +216,7 @@ class Controller:
                 "state": _state_of(worker.killed, aside=worker.aside_until > now, busy=bool(worker.tasks)),
                 "styles": sorted(names.get(sha, sha[:12]) for sha in worker.report.holds),
                 "task": next(iter(worker.tasks), None),
+                "gang": _gang(worker),
                 "job": next((lease.task.job for lease in worker.tasks.values()), None),
                 "item": self._item_name(next(iter(worker.tasks.values()), None)),
                 "items_done": worker.items_done,
@@ -242,6 +243,13 @@ class Controller:
     def _item_name(self, lease: Any) -> str | None:
         flying = sorted(lease.in_flight) if lease else []
         return lease.open[flying[0]].input if flying and flying[0] in lease.open else None
+
+
+def _gang(worker: WorkerRun) -> dict[str, Any] | None:
+    """Return where a worker stands among those that run its task together, if there are others."""
+    lease = next(iter(worker.tasks.values()), None)
+    place = lease.place(worker.id) if lease else None
+    return asdict(place) if place else None
 
 
 def _state_of(killed: str, *, aside: bool, busy: bool) -> str:

@@ -103,7 +103,7 @@ class Dispatcher:
                 job.user,
                 job.tier,
                 job.priority,
-                list(job.window()),
+                [task.waiting() for task in job.window()],
                 len(job.leases),
                 job.served,
                 job.number,
@@ -192,6 +192,12 @@ class Dispatcher:
             on_existing=job.on_existing,
             store_options=job.store_options,
         )
+
+    def say_why(self, task: TaskRun, text: str) -> None:
+        """Note why a task waits."""
+        if task.message != text:
+            task.message = text
+            self._ledger.update("tasks", {"message": text}, id=task.id)
 
     def send_leased(self) -> None:
         """Send what was leased and what is to stop; the ledger has it by now."""

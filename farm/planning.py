@@ -6,19 +6,21 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 
 from farm.ledger import Ledger
+from farm.machine import most_workers
 from farm.pool import Pool
-from farm.running import JobRun, TaskRun
+from farm.running import JobRun, TaskRun, WorkerRun
 from jobs.errors import FarmError, StorageError, UsageError
 from jobs.estimates import Rate, Rates
 from jobs.inputs import Ignored
 from jobs.library import Library
 from jobs.manifest import Manifest, load_manifest
 from jobs.plan import Checked, PlannedTask, PlanSummary, begin_planning, plan_step, validate_plan
+from jobs.schema import Mistake, refusal
 from jobs.states import ItemState, JobState, StepState, TaskState, move
 from jobs.steps import Planning, Step, Style
 from jobs.storage import open_store
@@ -33,12 +35,19 @@ _PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class Planner:
-    """Checks manifests at submit, and turns steps into tasks in the ledger."""
+    """Checks manifests at submit, and turns steps into tasks in the ledger.
 
-    def __init__(self, ledger: Ledger, library: Library, pool: Pool) -> None:
+    Args:
+        workers: Those in service, by name.
+    """
+
+    def __init__(
+        self, ledger: Ledger, library: Library, pool: Pool, workers: Mapping[str, WorkerRun]
+    ) -> None:
         self._ledger = ledger
         self._library = library
         self._pool = pool
+        self._workers = workers
 
     async def check(self, manifest: Manifest) -> Checked:
         """Check what can be checked while the user waits.
@@ -46,9 +55,27 @@ class Planner:
         Raises:
             UsageError: If the manifest names what is not there, or a worker cannot see it.
         """
+        self._check_gangs(manifest)
         checked = await asyncio.to_thread(validate_plan, manifest, self._library)
         await self._check_sight(manifest)
         return checked
+
+    def _check_gangs(self, manifest: Manifest) -> None:
+        """Refuse steps that want more workers at once than this farm can have."""
+        if all(step.workers.min <= max(1, len(self._workers)) for step in manifest.steps):
+            return
+        most = most_workers(self._workers, self._pool)
+        mistakes = [
+            Mistake(
+                ("steps", number, "workers", "min"),
+                f"{step.workers.min} workers at once are asked for, and this farm can have {most} "
+                f"(ask for {most}, or start a farm with more: `farm up --workers`, or further machines)",
+            )
+            for number, step in enumerate(manifest.steps)
+            if step.workers.min > most
+        ]
+        if mistakes:
+            raise refusal(mistakes)
 
     async def _check_sight(self, manifest: Manifest) -> None:
         """Prove that every worker there is now sees the inputs and the output."""

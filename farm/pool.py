@@ -36,7 +36,7 @@ class Pool(Protocol):
         ...
 
     def capacity(self) -> int:
-        """Return how many workers there could be, of those the user allows."""
+        """Return how many workers there could be, of those the user allows: no fewer than at the start."""
         ...
 
     def retire(self, worker: str) -> None:

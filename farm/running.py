@@ -229,11 +229,10 @@ class JobRun:
                     return task
         raise KeyError(task_id)
 
-    def window(self) -> Iterator[WaitingTask]:
+    def window(self) -> Iterator[TaskRun]:
         """Yield the tasks that the scheduler gets to see."""
         for queue in self.queued.values():
-            for task in islice(queue, _WINDOW):
-                yield task.waiting()
+            yield from islice(queue, _WINDOW)
 
     def all_queued(self) -> Iterator[TaskRun]:
         """Yield all queued tasks."""

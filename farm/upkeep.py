@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from farm.dispatch import HUNG, SILENT, Dispatcher, Limits
 from farm.pool import Pool
-from farm.running import WorkerRun
+from farm.running import JobRun, WorkerRun
 from jobs.errors import FarmError
 from jobs.scheduler import wanted_workers
 from jobs.states import JobState
@@ -121,22 +121,47 @@ class Upkeep:
         self._least, self._most = least, max(least, most or 0)
 
     def scale(self) -> None:
-        """Start more workers for a long backlog; end those that were idle for long."""
+        """Start more workers for a long backlog, or for a task that needs more; end those idle for long."""
         now = self._clock()
-        if self._most <= self._least or now < self._scale_at:
+        if now < self._scale_at:
             return
         self._scale_at = now + _SCALE_EVERY_S
         workers = self._dispatcher.workers
-        waiting = [j for j in self._dispatcher.jobs.values() if j.state in {JobState.QUEUED, JobState.ACTIVE}]
-        backlog_s = sum(task.estimate_s for job in waiting for task in job.all_queued())
-        busy = sum(bool(worker.tasks) for worker in workers.values())
-        wanted = wanted_workers(backlog_s, busy, self._least, self._most)
-        resting = [w for w in workers.values() if not w.tasks and now - w.idle_since > IDLE_S]
-        spare = resting[: max(0, len(workers) - wanted)]
-        self._pool.resize(max(wanted, len(workers) - len(spare)))
-        for worker in spare:
-            worker.killed = "it was idle"
-            self._pool.retire(worker.id)
+        active = [j for j in self._dispatcher.jobs.values() if j.state in {JobState.QUEUED, JobState.ACTIVE}]
+        together = self._together(active)
+        count = len(workers)
+        if self._most > self._least or max(together, count) > self._least:
+            backlog_s = sum(task.estimate_s for job in active for task in job.all_queued())
+            busy = sum(bool(worker.tasks) for worker in workers.values())
+            wanted = max(together, wanted_workers(backlog_s, busy, self._least, self._most))
+            resting = [w for w in workers.values() if not w.tasks and now - w.idle_since > IDLE_S]
+            spare = resting[: max(0, len(workers) - wanted)]
+            count = max(wanted, len(workers) - len(spare))
+            self._pool.resize(count)
+            for worker in spare:
+                worker.killed = "it was idle"
+                self._pool.retire(worker.id)
+        self._tell_why_they_wait(active, coming=count - len(workers))
+
+    def _together(self, jobs: Sequence[JobRun]) -> int:
+        """Return the most workers that a task needs at once, of those there can be."""
+        tasks = (task for job in jobs for task in (*job.window(), *(le.task for le in job.leases.values())))
+        together = max((task.workers[0] for task in tasks), default=0)
+        enough = together <= len(self._dispatcher.workers)
+        return together if enough else min(together, self._pool.capacity())
+
+    def _tell_why_they_wait(self, jobs: Sequence[JobRun], coming: int) -> None:
+        """Note with tasks that need workers for themselves what they wait for."""
+        workers = self._dispatcher.workers.values()
+        idle = sum(not worker.tasks for worker in workers)
+        for task in (task for job in jobs for task in job.window() if task.alone):
+            least = task.workers[0]
+            needed = "a worker" if least == 1 else f"{least} workers"
+            if len(workers) < least:
+                reason = f"{len(workers)} there, {max(0, coming)} starting"
+            else:
+                reason = f"{idle} of {len(workers)} idle"
+            self._dispatcher.say_why(task, f"waits for {needed}: {reason}")
 
     async def close(self) -> None:
         """Stop renewing leases."""

@@ -82,7 +82,7 @@ def test_a_long_task_whose_process_is_killed_goes_on_from_its_checkpoint(farm, t
     assert texts(output) == {"count-0.txt": "toy 40 "}
     check_records(output)
     lines = [re.findall(r"\d+", line.removeprefix("count-0.txt")) for line in log.read_text().splitlines()]
-    counts = [(int(attempt), int(count)) for count, attempt, _ in lines]
+    counts = [(int(attempt), int(count)) for count, attempt, *_ in lines]
     first, second = ([c for a, c in counts if a == attempt] for attempt in (1, 2))
     assert {attempt for attempt, _ in counts} == {1, 2}
     assert len({pid for *_, pid in lines}) == 2
@@ -96,7 +96,7 @@ def test_a_long_task_whose_process_is_killed_goes_on_from_its_checkpoint(farm, t
 def test_what_a_kind_emits_can_be_read_while_it_runs_and_after(farm, tmp_path):
     job = farm.submit(toy_manifest(tmp_path / "out", count=3))
     farm.wait(job)
-    assert [event["data"]["value"] for event in farm.events(job, "loss")] == [1.0, 0.5, 1 / 3]
+    assert [event["data"]["loss"] for event in farm.events(job, "loss")] == [1.0, 0.5, 1 / 3]
 
 
 # --- 3. assets and files ----------------------------------------------------------------------------

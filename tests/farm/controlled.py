@@ -42,6 +42,7 @@ async def farm(folder: Path, pool: ScriptedPool, **options: Any) -> AsyncIterato
     try:
         yield controller
         check_invariants(controller)
+        assert not pool.broken
     finally:
         loop.cancel()
         await controller.close()

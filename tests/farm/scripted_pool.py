@@ -48,7 +48,10 @@ def ended(
 
 
 def succeed(worker: str, message: TaskMessage) -> Iterator[Event | str]:
-    """Finish every item, then the task."""
+    """Finish every item, then the task; of several workers only the first is heard of items."""
+    if message.gang and message.gang.rank > 0:
+        yield ended(message)
+        return
     for item in message.items:
         yield started(message, item)
         yield finished(message, item)
@@ -56,7 +59,10 @@ def succeed(worker: str, message: TaskMessage) -> Iterator[Event | str]:
 
 
 class ScriptedPool:
-    """Workers `w1`, `w2`, ...; one that dies is replaced by one of the next number."""
+    """Workers `w1`, `w2`, ...; one that dies is replaced by one of the next number.
+
+    It holds the controller to what it promises of every attempt that it sends: see `_check`.
+    """
 
     def __init__(self, workers: int = 2, script: Script = succeed, capacity: int = 0) -> None:
         self.script = script
@@ -73,7 +79,8 @@ class ScriptedPool:
         self._queues: dict[str, asyncio.Queue[TaskMessage]] = {}
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[tuple[str, int, int], asyncio.Event] = {}
-        self._has: dict[str, list[int]] = {}
+        self._has: dict[str, list[TaskMessage]] = {}
+        self.broken: list[str] = []
         self.stops: list[tuple[str, int, int, bool]] = []
         self.lose_sends = 0
         self.failing_renews = 0
@@ -104,7 +111,10 @@ class ScriptedPool:
         return name
 
     def _report(self, name: str) -> WorkerReport:
-        return WorkerReport(name, pid=1, node="here", device="cpu", tasks=tuple(self._has.get(name, ())))
+        return WorkerReport(name, pid=1, node="here", device="cpu", tasks=self._tasks(name))
+
+    def _tasks(self, name: str) -> tuple[int, ...]:
+        return tuple(message.task for message in self._has.get(name, ()))
 
     async def _work(self, name: str) -> None:
         while True:
@@ -116,17 +126,18 @@ class ScriptedPool:
                     return
                 if event == WAIT:
                     await self._stop_of(name, message.task, message.attempt).wait()
-                    self._has[name].remove(message.task)
+                    self._has[name].remove(message)
                     self._listener.worker_says(name, [ended(message, "stopped")])
                     break
                 if isinstance(event, TaskEnded):
-                    self._has[name].remove(message.task)
+                    self._has[name].remove(message)
                 self._listener.worker_says(name, [event])  # type: ignore[list-item]
 
     def lose(self, name: str, *, certain: bool = True) -> None:
         """End a worker and replace it."""
         if name in self.alive:
             self.alive.remove(name)
+            self._has.pop(name, None)
             loop = self._loops.pop(name)
             if loop is not asyncio.current_task():
                 loop.cancel()
@@ -138,12 +149,22 @@ class ScriptedPool:
         return self._stops.setdefault((worker, task, attempt), asyncio.Event())
 
     def send(self, worker: str, message: TaskMessage) -> None:
+        self._check(worker, message)
         self.sent.append((worker, message))
         if self.lose_sends > 0:
             self.lose_sends -= 1
         elif worker in self.alive:
-            self._has.setdefault(worker, []).append(message.task)
+            self._has.setdefault(worker, []).append(message)
             self._queues[worker].put_nowait(message)
+
+    def _check(self, worker: str, message: TaskMessage) -> None:
+        """Note what must never be: two attempts of a task at a time, or something beside a gang."""
+        for name, messages in self._has.items():
+            for other in messages:
+                if other.task == message.task and other.attempt != message.attempt:
+                    self.broken.append(f"{name} is still at {other} when {message} begins")
+                if name == worker and (other.gang or message.gang):
+                    self.broken.append(f"{name} gets {message} beside {other}")
 
     def stop(self, worker: str, task: int, attempt: int, *, at_once: bool = False) -> None:
         self.stops.append((worker, task, attempt, at_once))

@@ -91,7 +91,7 @@ def test_innocent_items_beside_the_one_that_kills_workers_are_not_lost_with_it(t
 
     class Reading(ScriptedPool):
         def waiting_behind(self, worker: str) -> list[tuple[str, TaskMessage]]:
-            return [(w, m) for w, m in self.sent if w == worker and m.task in self._has[worker][1:]]
+            return [(w, m) for w, m in self.sent if w == worker and m in self._has[worker][1:]]
 
     pool = Reading(1, script)
 
