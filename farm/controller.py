@@ -21,6 +21,7 @@ from farm.commands import Commands
 from farm.dispatch import Dispatcher, Limits
 from farm.ledger import Ledger
 from farm.lifecycle import Lifecycle
+from farm.machine import most_workers
 from farm.planning import Planner
 from farm.pool import Pool
 from farm.recovery import load_jobs
@@ -236,6 +237,7 @@ class Controller:
             "pid": os.getpid(),
             "uptime_s": round(time.time() - self.started_at, 3),
             "workers": len(self.dispatcher.workers),
+            "most_workers": most_workers(self.dispatcher.workers, self.pool),
             "store": self.options.store,
             "lease_s": self.options.limits.lease_s,
         }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.pool import Pool
 from farm.running import WorkerRun
+from jobs.schema import Mistake, refusal
+from jobs.steps import Step
 from jobs.tasks import WorkerReport
 
 _FIRST_WORKER_S = 30.0
@@ -66,3 +68,22 @@ def least_memory_bytes(reports: Sequence[WorkerReport], wanted: int = 1) -> int:
     sharing = {node: max(here, spread) for node, here in nodes.items()}
     shares = (r.device_bytes // (sharing[r.node] if r.device == "cpu" else 1) for r in reports)
     return min(shares, default=0)
+
+
+def refuse_large_gangs(steps: Iterable[Step], most: int) -> None:
+    """Refuse steps that want more workers at once than there can be.
+
+    Raises:
+        ManifestError: Naming each of them.
+    """
+    mistakes = [
+        Mistake(
+            ("steps", number, "workers", "min"),
+            f"{step.workers.min} workers at once are asked for, and this farm can have {most} "
+            f"(ask for {most}, or start a farm with more: `farm up --workers`, or further machines)",
+        )
+        for number, step in enumerate(steps)
+        if step.workers.min > most
+    ]
+    if mistakes:
+        raise refusal(mistakes)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import islice
 
 from farm.ledger import Ledger
-from farm.machine import most_workers
+from farm.machine import most_workers, refuse_large_gangs
 from farm.pool import Pool
 from farm.running import JobRun, TaskRun, WorkerRun
 from jobs.errors import FarmError, StorageError, UsageError
@@ -20,7 +20,6 @@ from jobs.inputs import Ignored
 from jobs.library import Library
 from jobs.manifest import Manifest, load_manifest
 from jobs.plan import Checked, PlannedTask, PlanSummary, begin_planning, plan_step, validate_plan
-from jobs.schema import Mistake, refusal
 from jobs.states import ItemState, JobState, StepState, TaskState, move
 from jobs.steps import Planning, Step, Style
 from jobs.storage import open_store
@@ -64,18 +63,7 @@ class Planner:
         """Refuse steps that want more workers at once than this farm can have."""
         if all(step.workers.min <= max(1, len(self._workers)) for step in manifest.steps):
             return
-        most = most_workers(self._workers, self._pool)
-        mistakes = [
-            Mistake(
-                ("steps", number, "workers", "min"),
-                f"{step.workers.min} workers at once are asked for, and this farm can have {most} "
-                f"(ask for {most}, or start a farm with more: `farm up --workers`, or further machines)",
-            )
-            for number, step in enumerate(manifest.steps)
-            if step.workers.min > most
-        ]
-        if mistakes:
-            raise refusal(mistakes)
+        refuse_large_gangs(manifest.steps, most_workers(self._workers, self._pool))
 
     async def _check_sight(self, manifest: Manifest) -> None:
         """Prove that every worker there is now sees the inputs and the output."""
