@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -77,6 +78,12 @@ async def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -
 async def over(controller: Controller, job: str) -> dict[str, Any]:
     await until(lambda: controller.view.job(job)["finished_at"] is not None)
     return controller.view.job(job)
+
+
+def attempts(controller: Controller) -> list[dict[str, Any]]:
+    """Return all attempts, those of a task in order."""
+    rows = controller.ledger.read("SELECT * FROM attempts ORDER BY task, number")
+    return [{**dict(row), "members": json.loads(row["members"])} for row in rows]
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

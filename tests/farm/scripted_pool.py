@@ -47,9 +47,14 @@ def ended(
     return TaskEnded(message.task, message.attempt, outcome, failure, device_s=0.1, result=dict(result))
 
 
+def rank(message: TaskMessage) -> int:
+    """Return which member a message is for; 0 for a worker alone."""
+    return message.gang.rank if message.gang else 0
+
+
 def succeed(worker: str, message: TaskMessage) -> Iterator[Event | str]:
     """Finish every item, then the task; of several workers only the first is heard of items."""
-    if message.gang and message.gang.rank > 0:
+    if rank(message) > 0:
         yield ended(message)
         return
     for item in message.items:
@@ -66,7 +71,7 @@ class ScriptedPool:
 
     def __init__(self, workers: int = 2, script: Script = succeed, capacity: int = 0) -> None:
         self.script = script
-        self._capacity = max(workers, capacity)
+        self.places = max(workers, capacity)
         self.sent: list[tuple[str, TaskMessage]] = []
         self.blind: dict[str, list[str]] = {}
         self.frozen: set[str] = set()
@@ -83,6 +88,7 @@ class ScriptedPool:
         self.broken: list[str] = []
         self.stops: list[tuple[str, int, int, bool]] = []
         self.lose_sends = 0
+        self.replaces = True
         self.failing_renews = 0
 
     def start(self, listener: Listener) -> int:
@@ -95,7 +101,7 @@ class ScriptedPool:
             self.join()
 
     def capacity(self) -> int:
-        return self._capacity
+        return self.places
 
     def retire(self, worker: str) -> None:
         self.retired.append(worker)
@@ -142,7 +148,7 @@ class ScriptedPool:
             if loop is not asyncio.current_task():
                 loop.cancel()
             self._listener.worker_left(name, "it died", certain=certain)
-            if name not in self.retired:
+            if self.replaces and name not in self.retired:
                 self.join()
 
     def _stop_of(self, worker: str, task: int, attempt: int) -> asyncio.Event:
