@@ -248,12 +248,15 @@ class StepKind:
         model: What the user writes; its subclass of `Step`.
         plan: Turns a step into tasks, one after the other; raises FarmError if it cannot be done.
         check: Looks quickly, at submit, whether the step can be done; it gets the step's path.
+        examined: Whether the kind of work looks at the first task of a step at submit as well
+            (`workers.kinds.Kind.check`), for which it is loaded: that may take seconds.
     """
 
     name: str
     model: type[Step]
     plan: Callable[[Any, Planning], Iterator[PlannedTask]]
     check: Callable[[Any, Location, Checking], None] | None = None
+    examined: bool = False
 
 
 _KINDS: dict[str, StepKind] = {}

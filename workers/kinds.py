@@ -143,6 +143,8 @@ class Kind:
         settings: Returns what of the payload decides pixels, for the render key, or None for kinds whose
             items have no render key (they are always made).
         check: Looks at submit, given the payload and the items of the first task, whether it can be done.
+        forecast: Tells for a dry run, given the same, what the task would do, as JSON: facts by name, of which
+            `scales` is a list of rows, `seconds` how long it takes, about, and `basis` how that is known.
     """
 
     name: str
@@ -150,6 +152,7 @@ class Kind:
     prepare: Callable[[TaskMessage, Item, bytes], Prepared] | None = None
     settings: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     check: Callable[[dict[str, Any], Sequence[PlannedItem], Checks], None] | None = None
+    forecast: Callable[[dict[str, Any], Sequence[PlannedItem], Checks], dict[str, Any]] | None = None
 
 
 KINDS: dict[str, Kind] = {}
