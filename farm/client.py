@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
@@ -159,6 +160,15 @@ class Farm:
     def retry(self, word: str) -> dict[str, Any]:
         """Try the failed items of a job again, and nothing else."""
         return self._ask("POST", _job_path(word, ":retry"))
+
+    def extend(self, word: str, iterations: int) -> dict[str, Any]:
+        """Go on with the pictures of a finished optimization, as a new job, which is returned.
+
+        Raises:
+            UsageError: If there is nothing to go on with.
+        """
+        body = {"iterations": iterations, "client_token": uuid.uuid4().hex}
+        return self._ask("POST", _job_path(word, ":extend"), body)
 
     def _list(self, key: str, path: str, **query: Any) -> list[dict[str, Any]]:
         found = self._ask("GET", path + _query(**query)).get(key)

@@ -52,6 +52,17 @@ async def machine_of(workers: Mapping[str, WorkerRun], pool: Pool, wanted: int =
     return Machine(len(workers), most_workers(workers, pool), reports[0].device, memory_bytes)
 
 
+def local_machine(together: int) -> Machine:
+    """Return what a farm of this machine would offer that is started for so many workers at once."""
+    import torch  # not where a farm only asks its workers
+
+    from workers.memory import device_bytes
+
+    if torch.cuda.is_available():
+        return Machine(0, torch.cuda.device_count(), "cuda", device_bytes("cuda"))
+    return Machine(0, together, "cpu", device_bytes("cpu") // together)
+
+
 def most_workers(workers: Mapping[str, WorkerRun], pool: Pool) -> int:
     """Return how many workers there are, or may be."""
     return max(len(workers), pool.capacity())

@@ -146,6 +146,7 @@ def _add(example: str, run: Callable[..., None], panel: str) -> None:
 
 _add("farm render photos/ --style candy --output out", submit.render, _WORK)
 _add("farm submit photos/ --style candy --style mosaic --output s3://renders/july", submit.submit, _WORK)
+_add("farm extend photo-starry_night --iterations 200", submit.extend, _WORK)
 _add("farm status --json", status.status, _LOOK)
 _add("farm watch photos-candy", status.watch, _LOOK)
 _add("farm wait photos-candy --timeout 600", status.wait, _LOOK)

@@ -56,15 +56,19 @@ def running() -> Farm:
     return farm
 
 
-def started() -> Farm:
-    """Return the farm that runs, after starting one on this machine if there is none."""
-    return client.find() or start()
+def started(together: int = 1) -> Farm:
+    """Return the farm that runs, after starting one on this machine if there is none.
+
+    Args:
+        together: How many workers one task needs at least: a farm that is started has room for them.
+    """
+    return client.find() or start(together)
 
 
-def start() -> Farm:
+def start(together: int = 1) -> Farm:
     """Start the farm of this machine, and say so."""
     view.say("no farm is running: starting one on this machine ...")
-    found = local.up()
+    found = local.up(local.FarmOptions(max_workers=together) if together > 1 else None)
     idle = (
         f"after {view.duration(found.idle_exit_s)} without work" if found.idle_exit_s else "never by itself"
     )

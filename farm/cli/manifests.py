@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -57,18 +58,24 @@ def read_options(options: RenderOptions) -> Manifest:
     if file is not None:
         manifest = load_manifest(_from_file(file, given)).anchored(file.absolute().parent)
     else:
-        try:
+        with in_words_of(options):
             manifest = load_manifest(_from_options(given)).anchored(Path.cwd())
-        except ManifestError as error:
-            raise in_words_of_options(error, options) from error
     return _completed(manifest)
 
 
-def in_words_of_options(error: ManifestError, options: RenderOptions) -> ManifestError:
-    """Return the error about a manifest that was made of options, naming the options instead."""
-    given = options.given()
-    lines = [_in_words(line, given) for line in error.message.splitlines()]
-    return ManifestError("\n".join(dict.fromkeys(lines)), "`farm render --help` shows the options")
+@contextlib.contextmanager
+def in_words_of(options: RenderOptions) -> Iterator[None]:
+    """Let errors about a manifest that was made of options name the options instead of its keys."""
+    try:
+        yield
+    except ManifestError as error:
+        if manifest_file(options.inputs) is not None:
+            raise
+        given = options.given()
+        lines = [_in_words(line, given) for line in error.message.splitlines()]
+        raise ManifestError(
+            "\n".join(dict.fromkeys(lines)), "`farm render --help` shows the options"
+        ) from error
 
 
 def _in_words(line: str, given: dict[str, Any]) -> str:

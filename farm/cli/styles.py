@@ -24,8 +24,11 @@ commands = typer.Typer(
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a style.", show_default=False)]
 
 
-def library() -> Library:
+def library(aside: Path | None = None) -> Library:
     """Return the library of the farm that runs here, or of the next one that will.
+
+    Args:
+        aside: A folder that takes what is put into it, so that the farm's own is only read.
 
     Raises:
         UsageError: If another machine's farm is named: its styles are kept there.
@@ -39,8 +42,10 @@ def library() -> Library:
             "do this on that machine, or unset FARM_ADDRESS",
         )
     farm = local.here()
-    url = farm.store if farm is not None else str(folders.data_dir() / "store")
-    return Library(open_store(url), folders.cache_dir())
+    store = open_store(farm.store if farm is not None else str(folders.data_dir() / "store"))
+    if aside is None:
+        return Library(store, folders.cache_dir())
+    return Library(open_store(str(aside)), folders.cache_dir(), bundled=store)
 
 
 @commands.command("add", epilog="Example: farm styles add candy.pth --name candy --format pytorch-examples")

@@ -1,21 +1,31 @@
-"""Handing in jobs: `render`, `submit`, and the schema of what can be handed in."""
+"""Handing in jobs: `render`, `submit`, `extend`, and the schema of what can be handed in."""
 
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from farm import client
-from farm.cli import connect, follow, styles, view
-from farm.cli.declared import takes
-from farm.cli.manifests import in_words_of_options, manifest_file, read_options
+from farm.cli import connect, follow, forecasts, styles, view
+from farm.cli.declared import option, takes
+from farm.cli.manifests import in_words_of, read_options
 from farm.cli.render_options import RenderOptions
-from farm.cli.status import AsJson
+from farm.cli.status import AsJson, Job
 from farm.client import Farm
-from jobs.errors import FarmError, ManifestError, NoFarmError, UsageError
+from jobs.errors import FarmError, NoFarmError, UsageError
 from jobs.states import JobState
+
+if TYPE_CHECKING:
+    from jobs.manifest import Manifest
+
+DryRun = Annotated[
+    bool,
+    option(
+        "--dry-run", about="Only say what would be done, what it needs and how long it takes; needs no farm."
+    ),
+]
 
 _PLAN_SHOWN_S = 2.0
 """How long `submit` waits for a plan to show."""
@@ -25,9 +35,8 @@ _PLAN_SHOWN_S = 2.0
 def render(
     options: RenderOptions,
     *,
-    sheet: Annotated[
-        bool, typer.Option("--sheet", help="Make a contact sheet at the end.", show_default=False)
-    ] = False,
+    sheet: Annotated[bool, option("--sheet", about="Make a contact sheet at the end.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Render pictures in trained styles or for paintings, and wait for them; starts a farm if none runs.
@@ -35,7 +44,51 @@ def render(
     Ctrl-C leaves the job to the farm. Exit codes: 0 completed, 2 wrong usage, 3 completed with errors,
     4 failed, 5 canceled, 7 no farm.
     """
+    if dry_run:
+        forecasts.dry_run(options, as_json=as_json)
+        return
     farm, job = _hand_in(options)
+    _wait_for(farm, job, sheet=sheet, as_json=as_json)
+
+
+@takes(RenderOptions)
+def submit(options: RenderOptions, *, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Hand in a job and return at once with its id on stdout; starts a farm if none runs."""
+    if dry_run:
+        forecasts.dry_run(options, as_json=as_json)
+        return
+    farm, job = _hand_in(options)
+    _leave(farm, job, as_json=as_json)
+
+
+def extend(
+    job: Job,
+    *,
+    iterations: Annotated[
+        int,
+        option("--iterations", metavar="N", min=1, about="How many more, at the last scale of each picture."),
+    ],
+    wait: Annotated[
+        bool,
+        option("--wait/--no-wait", about="Wait for it, as `farm render` does (default), or return at once."),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with the pictures of a finished optimization, as a new job into the same output.
+
+    It begins where the job ended, to the byte, and its results replace those of the job; starts a farm if
+    none runs.
+    """
+    farm = connect.started()
+    made = farm.extend(job, iterations)
+    if wait:
+        _wait_for(farm, made, as_json=as_json)
+    else:
+        _leave(farm, made, as_json=as_json)
+
+
+def _wait_for(farm: Farm, job: dict[str, Any], *, as_json: bool, sheet: bool = False) -> None:
+    """Follow a job to its end, sum it up, and exit with what became of it."""
     view.say(f"job {job['id']} ({job['name']}); results go to {job['output']}")
     ended = follow.follow(farm, job)
     if _was_refused(ended):
@@ -54,10 +107,8 @@ def render(
     raise typer.Exit(view.exit_code(ended))
 
 
-@takes(RenderOptions)
-def submit(options: RenderOptions, *, as_json: AsJson = False) -> None:
-    """Hand in a job and return at once with its id on stdout; starts a farm if none runs."""
-    farm, job = _hand_in(options)
+def _leave(farm: Farm, job: dict[str, Any], *, as_json: bool) -> None:
+    """Say what is planned, and leave the job to the farm."""
     job = _planned(farm, job)
     if as_json:
         view.show_json(job)
@@ -83,26 +134,24 @@ def _hand_in(options: RenderOptions) -> tuple[Farm, dict[str, Any]]:
     from jobs.plan import validate_plan
 
     manifest = read_options(options)
-    try:
+    with in_words_of(options):
         if client.find() is None:
             validate_plan(manifest, styles.library())
-        return _post(manifest.document())
-    except ManifestError as error:
-        from_options = manifest_file(options.inputs) is None
-        raise (in_words_of_options(error, options) if from_options else error) from error
+        return _post(manifest)
 
 
-def _post(manifest: dict[str, Any]) -> tuple[Farm, dict[str, Any]]:
+def _post(manifest: Manifest) -> tuple[Farm, dict[str, Any]]:
     """Post a manifest; to a new farm, if the one of this machine ended itself just before."""
-    token = uuid.uuid4().hex
-    farm = connect.started()
+    document, token = manifest.document(), uuid.uuid4().hex
+    together = max(step.workers.min for step in manifest.steps)
+    farm = connect.started(together)
     try:
-        return farm, farm.submit(manifest, token)
+        return farm, farm.submit(document, token)
     except NoFarmError:
         if not farm.here or client.find() is not None:
             raise
-    farm = connect.started()
-    return farm, farm.submit(manifest, token)
+    farm = connect.started(together)
+    return farm, farm.submit(document, token)
 
 
 def _planned(farm: Farm, job: dict[str, Any]) -> dict[str, Any]:

@@ -30,12 +30,13 @@ JOB_OPTIONS = [
     *("--s3-endpoint-url", "--s3-region", "--s3-profile", "--s3-path-style", "--no-s3-path-style", "--json"),
     *("--style-image", "--style-weights", "--preset", "--loss-network", "--optimizer", "--size", "--scales"),
     *("--iterations", "--smallest", "--tile", "--save-every", "--content-weight", "--style-weight"),
-    *("--tv-weight", "--style-scale", "--init", "--colors", "--seed"),
+    *("--tv-weight", "--style-scale", "--init", "--colors", "--seed", "--dry-run"),
 ]
 
 FROZEN = {
     "render": ["inputs", *JOB_OPTIONS, "--sheet"],
     "submit": ["inputs", *JOB_OPTIONS],
+    "extend": ["job", "--iterations", "--wait", "--no-wait", "--json"],
     "status": ["job", "--all", "--json"],
     "watch": ["job", "--json"],
     "wait": ["job", "--timeout", "--json"],

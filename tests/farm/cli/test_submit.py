@@ -12,6 +12,8 @@ import pytest
 from farm import client
 from farm.cli import connect, steps
 from farm.cli.render_options import RenderOptions
+from farm.local import FarmOptions
+from jobs.errors import NoFarmError
 from tests.farm.cli.conftest import Cli
 from tests.farm.cli.played import TOKEN, PlayedFarm, ended_job, make_job
 from tests.jobs.test_manifest import BAD, with_value
@@ -365,5 +367,23 @@ def test_a_farm_that_ends_itself_at_that_moment_is_started_again(
     played.on("POST", "/v1/jobs", make_job(), status=201)
     farms = [client.Farm("http://127.0.0.1:1", TOKEN, here=True)] * 2
     monkeypatch.setattr(client, "find", lambda: farms.pop() if farms else None)
-    monkeypatch.setattr(connect, "start", lambda: client.Farm(played.url, TOKEN, here=True))
+    monkeypatch.setattr(connect, "start", lambda _: client.Farm(played.url, TOKEN, here=True))
     assert cli("submit", str(photos), "-s", "candy").stdout == "j7\n"
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_farm_that_is_started_has_room_for_the_workers_of_one_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a farm of this machine would start with one worker and refuse the picture."""
+    asked: list[FarmOptions | None] = []
+
+    def up(options: FarmOptions | None) -> None:
+        asked.append(options)
+        raise NoFarmError("this is as far as it goes")
+
+    monkeypatch.setattr("farm.local.up", up)
+    for together in (2, 1):
+        with pytest.raises(NoFarmError):
+            connect.start(together)
+    assert asked == [FarmOptions(max_workers=2), None]

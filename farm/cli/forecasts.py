@@ -1,0 +1,238 @@
+"""What a job would do: `--dry-run` of `farm render` and `farm submit`. Nothing is submitted or written."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from farm import client
+from farm.cli import styles, view
+from farm.cli.manifests import in_words_of, read_options
+from farm.cli.render_options import RenderOptions
+from jobs.errors import UsageError
+
+if TYPE_CHECKING:
+    from farm.machine import Machine
+    from jobs.library import Library
+    from jobs.manifest import Manifest
+    from jobs.steps import PlannedTask, Planning, Step
+    from workers.kinds import Checks
+
+_IGNORED_SHOWN = 5
+
+Document = dict[str, Any]
+
+
+def dry_run(options: RenderOptions, *, as_json: bool) -> None:
+    """Write what the job of these options would do.
+
+    Raises:
+        FarmError: What would be refused at submit.
+    """
+    manifest = read_options(options)
+    with tempfile.TemporaryDirectory(prefix="stylefarm-dry-run-") as folder, in_words_of(options):
+        document = forecast(manifest, styles.library(aside=Path(folder)))
+    if as_json:
+        view.show_json(document)
+    else:
+        _show(document)
+
+
+def forecast(manifest: Manifest, library: Library) -> Document:
+    """Return what a job would do, step by step.
+
+    Args:
+        manifest: Complete, with absolute paths.
+        library: Knows styles and networks, and takes the files that the manifest names.
+
+    Raises:
+        FarmError: What would be refused at submit.
+    """
+    from farm.machine import refuse_large_gangs
+    from jobs.plan import begin_planning, validate_plan
+
+    machine = _machine(manifest)
+    refuse_large_gangs(manifest.steps, machine.workers)
+    checked = validate_plan(manifest, library, try_writing=False)
+    planning = begin_planning(manifest, checked)
+    notes = list(checked.notes)
+    steps = [
+        _step(("steps", number), step, planning, machine, library, notes.append)
+        for number, step in enumerate(manifest.steps)
+    ]
+    ignored = planning.ignored
+    if ignored.count:
+        more = ", ..." if ignored.count > _IGNORED_SHOWN else ""
+        notes.append(f"{ignored.count} files ignored: {', '.join(ignored.names[:_IGNORED_SHOWN])}{more}")
+    return {"name": manifest.name, "output": manifest.output, "steps": steps, "notes": notes}
+
+
+# --- the workers there are or would be -------------------------------------------------------------
+
+
+def _machine(manifest: Manifest) -> Machine:
+    """Return the workers of the farm that runs, or of the one that would be started for this manifest."""
+    from farm.machine import Machine, least_memory_bytes, local_machine
+    from jobs.steps import step_kind
+    from jobs.tasks import WorkerReport
+
+    together = max(step.workers.min for step in manifest.steps)
+    farm = client.find()
+    if farm is None:
+        examined = any(step_kind(step.kind).examined for step in manifest.steps)
+        return local_machine(together) if examined else Machine(0, together, "", 0)
+    reports = [
+        WorkerReport(w["id"], w["pid"], w["node"], w["device"], device_bytes=w["device_bytes"])
+        for w in farm.workers()
+    ]
+    device = reports[0].device.partition(":")[0] if reports else ""
+    most = max(len(reports), farm.health()["most_workers"])
+    return Machine(len(reports), most, device, least_memory_bytes(reports, together))
+
+
+# --- a step -----------------------------------------------------------------------------------------
+
+
+def _step(
+    at: tuple[str, int],
+    step: Step,
+    planning: Planning,
+    machine: Machine,
+    library: Library,
+    note: Callable[[str], None],
+) -> Document:
+    """Return what a step would do; one that needs what an earlier step makes is planned when that is done."""
+    from jobs.plan import PlanSummary, plan_step
+    from jobs.steps import Late, step_kind
+
+    known: Document = {"name": step.name, "kind": step.kind, "needs": list(step.needs)}
+    if any(isinstance(value, Late) for value in getattr(step, "styles", [])):
+        return {**known, "planned": False}
+    summary, first = PlanSummary(), None
+    for task in plan_step(step, planning):
+        first = first or task
+        summary.add(task)
+    known |= {"planned": True, **asdict(summary)}
+    if first is not None and step_kind(step.kind).examined:
+        told = _examine(at, step.kind, first, _checks(planning, first, machine, library, note))
+        known |= told | _times(told, summary.tasks, first, machine)
+    return known
+
+
+def _checks(
+    planning: Planning,
+    task: PlannedTask,
+    machine: Machine,
+    library: Library,
+    note: Callable[[str], None],
+) -> Checks:
+    from jobs.storage.opening import store_and_key
+    from workers.kinds import Checks
+
+    def read(url: str) -> bytes:
+        root, key = store_and_key(url)
+        return planning.opener(root, planning.store_options).read(key)
+
+    workers = min(task.workers[1], machine.workers)
+    return Checks(library.path, read, workers, machine.device, machine.memory_bytes, note)
+
+
+def _examine(at: tuple[str, int], kind: str, task: PlannedTask, checks: Checks) -> Document:
+    """Return what the kind of work says of a task, after it has looked whether it can be done."""
+    from jobs.schema import Mistake, refusal
+    from workers.kinds import load_kind
+
+    work = load_kind(kind)
+    try:
+        if work.check is not None:
+            work.check(task.payload, task.items, checks)
+        return work.forecast(task.payload, task.items, checks) if work.forecast is not None else {}
+    except UsageError as error:
+        raise refusal([Mistake(at, str(error))]) from error
+
+
+def _times(told: Document, tasks: int, task: PlannedTask, machine: Machine) -> Document:
+    """Return how long a step takes whose tasks take as long as the first one, as many at once as can be."""
+    if told.get("seconds") is None:
+        return {}
+    at_once = max(1, max(machine.there, task.workers[0]) // told.get("workers", 1))
+    return {"seconds_in_all": told["seconds"] * math.ceil(tasks / at_once)}
+
+
+# --- for people -------------------------------------------------------------------------------------
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    view.facts(
+        [
+            ("job", document["name"]),
+            ("results", document["output"]),
+            *(("note", note) for note in document["notes"]),
+        ]
+    )
+    for step in document["steps"]:
+        view.show("")
+        view.facts(_facts(step))
+        if step.get("scales"):
+            view.table(_SCALES, _scale_rows(step), fixed=2)
+    view.say("a dry run: nothing was submitted or written")
+
+
+def _facts(step: Mapping[str, Any]) -> list[tuple[str, object]]:
+    name = f"{step['name']} ({step['kind']})"
+    if not step["planned"]:
+        return [("step", name), ("plan", f"made when {', '.join(step['needs'])} is done")]
+    rough_s = None if "seconds" in step else step["estimate_s"]
+    plan = ("plan", view.plan_line({**step, "estimate_s": rough_s}))
+    return [("step", name), plan, *(_render_facts(step) if "scales" in step else [])]
+
+
+def _render_facts(step: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return what is to be said of an optimization beside its scales."""
+    network, picture = step["loss_network"], step["picture"]
+    own = "the preset's own" if network["of_preset"] else "not the preset's own"
+    there = f" of {view.size(step['device_bytes'])}" if step["device_bytes"] else ""
+    needs = f"{view.size(step['memory_bytes'])}{there}{' each' if step['workers'] > 1 else ''}"
+    return [
+        ("picture", f"{picture['name']}, {_px(picture)}; the result has {_px(step['scales'][-1])}"),
+        ("paintings", ", ".join(f"{style['name']} ({style['share']:.0%})" for style in step["styles"])),
+        ("preset", step["preset"]),
+        ("loss network", f"{network['name']}: {network['architecture']}, {network['family']}, {own}"),
+        ("workers", f"{step['workers']} on {step['device']}, {step['precision']}; memory needed: {needs}"),
+        ("work", f"{step['pixel_evaluations'] / 1e6:,.0f} million pixel-evaluations"),
+        ("time", _time(step)),
+    ]
+
+
+def _px(size: Mapping[str, Any]) -> str:
+    return f"{size['width_px']}x{size['height_px']} px"
+
+
+def _time(step: Mapping[str, Any]) -> str:
+    if step["seconds"] is None:
+        return f"not known: {step['basis']}"
+    each = f"about {view.duration(step['seconds'])} for a picture"
+    in_all = f", {view.duration(step['seconds_in_all'])} for all" if step["tasks"] > 1 else ""
+    return f"{each}{in_all} ({step['basis']})"
+
+
+_SCALES = ("SCALE", "SIZE", "ITERATIONS", "CONTENT", "STYLE", "TV", "TILES", "MARGIN", "MEMORY", "WORK")
+
+
+def _scale_rows(step: Mapping[str, Any]) -> Iterator[Sequence[object]]:
+    for number, scale in enumerate(step["scales"], 1):
+        tiles = scale["rows"] * scale["columns"]
+        yield (
+            number,
+            _px(scale),
+            scale["iterations"],
+            *(f"{scale[name]:g}" for name in ("content_weight", "style_weight", "tv_weight")),
+            "one piece" if scale["tile_px"] is None else f"{tiles}: {scale['columns']}x{scale['rows']}",
+            "" if scale["tile_px"] is None else f"{scale['margin_px']} px",
+            view.size(scale["memory_bytes"]),
+            f"{scale['pixel_evaluations'] / step['pixel_evaluations']:.0%}",
+        )
