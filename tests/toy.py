@@ -69,15 +69,17 @@ def run(task: TaskMessage, context: Context) -> dict[str, Any]:
     """Count, keeping the number after each count; the file says the word and how far it got."""
     payload = task.payload
     if context.group.rank > 0:
-        for item in task.items:
-            _count(task, context, item)
+        while (number := _told(context.group, -1)) >= 0:
+            _count(task, context, task.items[number])
         return {}
     asset = context.asset(payload["asset"]).read_bytes() if payload["asset"] else b""
     for item, _ in context.read_ahead():
+        _told(context.group, task.items.index(item))
         if not _count(task, context, item):
-            return {}
+            break
         text = f"{payload['word']} {payload['count']} ".encode() + asset
         context.finish_item(item, lambda text=text: Produced(text))  # type: ignore[misc]
+    _told(context.group, -1)
     return {"word": payload["word"].upper(), "sha256": hashlib.sha256(payload["word"].encode()).hexdigest()}
 
 
