@@ -325,7 +325,7 @@ class Dispatcher:
         member.ended = ended
         if not lease.running:
             self._attempt_over(job, lease)
-        elif ended.outcome in {"failed", "lost"} or member is lease.members[0]:
+        elif ended.outcome != "finished" or member is lease.members[0]:
             self._stop(lease, at_once=True)
 
     def _attempt_over(self, job: JobRun, lease: Lease) -> None:

@@ -232,6 +232,26 @@ def test_a_member_that_fails_ends_the_attempt_with_its_reason_and_is_avoided(tmp
     run(scene())
 
 
+def test_the_others_do_not_wait_for_a_member_that_stopped_by_itself(tmp_path):
+    """Its lease ran out by its own clock, or it was stopped before it had begun."""
+
+    def script(worker: str, message: TaskMessage) -> Iterator[Event | str]:
+        if message.attempt == 1:
+            yield ended(message, "stopped") if rank(message) == 1 else WAIT
+        else:
+            yield from succeed(worker, message)
+
+    async def scene() -> None:
+        pool = ScriptedPool(2, script)
+        async with farm(tmp_path, pool) as controller:
+            job = await over(controller, await controller.commands.submit(manifest(tmp_path, TWO)))
+            assert job["state"] == "completed"
+            assert pool.stops == [("w1", pool.sent[0][1].task, 1, True)]
+            assert [attempt["outcome"] for attempt in attempts(controller)] == ["stopped", "finished"]
+
+    run(scene())
+
+
 def test_a_gang_that_fails_everywhere_is_given_up_with_the_reason(tmp_path):
     def script(worker: str, message: TaskMessage) -> Iterator[Event | str]:
         if rank(message) == 1:
