@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from farm.folders import cache_dir
+from farm.places import Node, Places
 from farm.pool import Listener
 from farm.processes import wait
 from jobs.errors import FarmError
@@ -37,13 +38,15 @@ class WorkerActor:
     """A `workers.worker.Worker` in a process of its own.
 
     Concurrency groups: `render` drives the device; `orders` has one thread, so that attempts come in order
-    and no stop overtakes its attempt; `control` answers at any time; `look` may take long.
+    and no stop overtakes its attempt; `control` answers at any time; `mail` has one thread and takes in what
+    other members of a gang send; `look` may take long.
     """
 
     def __init__(self, options: dict[str, Any], controller: Any) -> None:
         from workers.memory import tune_allocator
 
         tune_allocator()
+        from farm.ray_group import RayGroups
         from workers.kinds import load_kind
         from workers.worker import Worker, WorkerOptions
 
@@ -52,9 +55,11 @@ class WorkerActor:
         except Exception:  # a module of somebody's own: each of its tasks will say so
             log.exception("the kinds of work cannot be imported")
         store_options = StoreOptions(**options.pop("store_options"))
+        self._groups = RayGroups(options["device"])
         self._worker = Worker(
             WorkerOptions(**options, store_options=store_options),
             lambda events: tell(controller, options["id"], events),
+            self._groups,
         )
 
     @ray.method(concurrency_group="control")
@@ -68,14 +73,21 @@ class WorkerActor:
         return str(ray.get_runtime_context().get_node_id())
 
     @ray.method(concurrency_group="orders")
-    def submit(self, message: TaskMessage) -> None:
-        """Take an attempt."""
+    def submit(self, message: TaskMessage, members: dict[str, Any] | None = None) -> None:
+        """Take an attempt; of a gang, with the handles of its members by name."""
+        if members is not None:
+            self._groups.expect(message, members)
         self._worker.submit(message)
 
     @ray.method(concurrency_group="orders")
-    def stop(self, task: int, attempt: int) -> bool:
+    def stop(self, task: int, attempt: int, at_once: bool) -> bool:  # noqa: FBT001 - Ray's types know no names
         """Ask an attempt to stop."""
-        return self._worker.stop(task, attempt)
+        return self._worker.stop(task, attempt, at_once=at_once)
+
+    @ray.method(concurrency_group="mail")
+    def deliver(self, letter: Any, content: Any) -> None:
+        """Take in what another member of a gang sends (`workers.mail`)."""
+        self._groups.deliver(letter, content)
 
     @ray.method(concurrency_group="control")
     def renew(self, leases: dict[int, float]) -> WorkerReport:
@@ -150,7 +162,7 @@ class PoolOptions:
 
     Attributes:
         workers: How many at first, or None for one per GPU of the cluster, or one where there is no GPU.
-        max_workers: How many there may be later, or None for no more than at first.
+        max_workers: How many there may be later, or None for no more than at first, unless a task needs more.
         threads: Compute threads of each, or None to share the cores among them.
         device: `cpu`, `cuda`, or `auto` for a GPU where the cluster has one now.
     """
@@ -174,32 +186,31 @@ class RayPool:
         self._keepers: set[asyncio.Task[None]] = set()
         self._listener: Listener
         self._node_id = ""
-        self._on_gpu = False
+        self._places: Places
         self._threads = 1
-        self._request: dict[str, float] = {}
+        self._looking: asyncio.Task[None] | None = None
 
     def start(self, listener: Listener) -> int:
         """Begin to keep the workers at their number; returns it."""
         self._listener = listener
         self._node_id = ray.get_runtime_context().get_node_id()
-        resources = ray.cluster_resources()
-        gpus, cores = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
-        self._on_gpu = self._options.device == "cuda" or (self._options.device == "auto" and gpus > 0)
-        if self._options.workers is None:
-            workers = gpus if self._on_gpu and gpus else 1
-        else:
-            workers = self._options.workers
-        share = cores / max(workers, self._options.max_workers or 1)
-        self._threads = self._options.threads or max(1, int(share))
-        # A little less than its share, so that rounding never leaves the last worker without a place.
-        self._request = {"num_cpus": round(min(self._threads, share * 0.99), 3)}
-        if self._on_gpu:
-            self._request["num_gpus"] = 1
-        self.resize(workers)
-        return workers
+        wanted = self._options
+        self._places = Places(
+            _resources(ray.nodes()),
+            workers=wanted.workers,
+            max_workers=wanted.max_workers,
+            threads=wanted.threads,
+            device=wanted.device,
+        )
+        self.resize(self._places.least)
+        return self._places.least
 
     def resize(self, count: int) -> None:
-        """Keep this many: start more, or take back those that have not come up yet."""
+        """Keep this many: start more, or take back those that have not come up yet.
+
+        Those that come now share the cores with all the others; these keep the threads they have.
+        """
+        self._threads = self._places.threads(count)
         for _ in range(count - len(self._keepers)):
             keeper = asyncio.ensure_future(self._keep())
             self._keepers.add(keeper)
@@ -210,13 +221,19 @@ class RayPool:
             self.retire(name)
 
     def capacity(self) -> int:
-        """Return how many workers the cluster has a place for, of those the user allows."""
-        resources = ray.cluster_resources()
-        places = min(
-            int(resources.get(name.removeprefix("num_").upper().rstrip("S"), 0) / n)
-            for name, n in self._request.items()
-        )
-        return min(places, self._options.max_workers or places)
+        """Return how many workers the cluster has a place for, of those the user allows.
+
+        As it was when it was last looked at; each question lets it be looked at again, behind.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+        return self._places.capacity()
+
+    async def _look(self) -> None:
+        """See which nodes there are now."""
+        nodes = await _nodes()
+        if nodes is not None:
+            self._places.nodes = _resources(nodes)
 
     def retire(self, worker: str) -> None:
         """End a worker and do not replace it."""
@@ -246,17 +263,19 @@ class RayPool:
 
     def _start(self, name: str) -> Any:
         """Let Ray start a worker, when it has a place for it; return its handle at once."""
-        groups = {"render": 1, "orders": 1, "control": 2, "look": 1}
+        groups = {"render": 1, "orders": 1, "control": 2, "mail": 1, "look": 1}
         actors = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups=groups)(WorkerActor)  # type: ignore[call-overload]
         options = {
             "id": name,
-            "device": "cuda" if self._on_gpu else "cpu",
+            "device": "cuda" if self._places.on_gpu else "cpu",
             "threads": self._threads,
             "store": self._options.store,
             "store_options": _as_dict(self._options.store_options),
             "cache_dir": str(cache_dir()),
         }
-        return actors.options(**self._request).remote(options, self._controller)
+        asked = self._places.request
+        place = {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0)}
+        return actors.options(**place, scheduling_strategy="SPREAD").remote(options, self._controller)
 
     async def _serve(self, name: str, member: _Member) -> None:
         """Announce a worker, wait for its end, announce that."""
@@ -281,14 +300,19 @@ class RayPool:
         self._listener.worker_left(name, reason, certain=certain)
 
     def send(self, worker: str, message: TaskMessage) -> None:
-        """Give a worker an attempt."""
-        if worker in self._members:
-            self._members[worker].actor.submit.remote(message)
+        """Give a worker an attempt, and a member of a gang the way to the others."""
+        if worker not in self._members:
+            return
+        gang = None
+        if message.gang:
+            there = [name for name in message.gang.workers if name in self._members]
+            gang = {name: self._members[name].actor for name in there}
+        self._members[worker].actor.submit.remote(message, gang)
 
-    def stop(self, worker: str, task: int, attempt: int, *, at_once: bool = False) -> None:  # noqa: ARG002
+    def stop(self, worker: str, task: int, attempt: int, *, at_once: bool = False) -> None:
         """Ask a worker to stop an attempt."""
         if worker in self._members:
-            self._members[worker].actor.stop.remote(task, attempt)
+            self._members[worker].actor.stop.remote(task, attempt, at_once)
 
     async def renew(self, worker: str, leases: dict[int, float]) -> WorkerReport:
         """Renew leases; see `farm.pool.Pool`."""
@@ -328,9 +352,10 @@ class RayPool:
 
     async def close(self) -> None:
         """End all workers."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        tasks = [*self._keepers, *filter(None, [self._looking])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _as_dict(options: StoreOptions) -> dict[str, Any]:
@@ -344,9 +369,19 @@ def first_line(error: BaseException) -> str:
 
 async def _lives(node_id: str) -> bool:
     """Return whether a node is known to be alive: then what Ray says of its processes is true."""
+    nodes = await _nodes()
+    return any(node["NodeID"] == node_id and node["Alive"] for node in nodes or [])
+
+
+async def _nodes() -> list[dict[str, Any]] | None:
+    """Return what Ray says of its nodes, None if it does not say."""
     try:
-        nodes = await asyncio.wait_for(asyncio.to_thread(ray.nodes), _NODES_S)
+        return await asyncio.wait_for(asyncio.to_thread(ray.nodes), _NODES_S)
     except Exception as error:  # noqa: BLE001 - not to know is an answer
         log.warning("Ray does not say which nodes are alive: %s", first_line(error))
-        return False
-    return any(node["NodeID"] == node_id and node["Alive"] for node in nodes)
+        return None
+
+
+def _resources(nodes: Sequence[dict[str, Any]]) -> list[Node]:
+    """Return the resources of each living node."""
+    return [node["Resources"] for node in nodes if node["Alive"]]

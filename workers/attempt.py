@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jobs.checkpoints import Checkpoints
 from jobs.errors import BadInputError, Failure, FarmError, LeaseLostError
@@ -19,7 +19,17 @@ from jobs.records import Record
 from jobs.states import ItemState
 from jobs.storage import Store, store_and_key
 from jobs.storage.base import FARM_PREFIX
-from jobs.tasks import Emitted, Event, Item, ItemFinished, ItemStarted, Progress, StoreOptions, TaskMessage
+from jobs.tasks import (
+    Emitted,
+    Event,
+    GangPlace,
+    Item,
+    ItemFinished,
+    ItemStarted,
+    Progress,
+    StoreOptions,
+    TaskMessage,
+)
 from workers.kinds import Produced, load_kind
 from workers.models import ModelCache
 from workers.nst.group import Alone, Group
@@ -31,6 +41,18 @@ log = logging.getLogger(__name__)
 _LARGEST_INPUT_BYTES = 2 << 30
 _POLL_S = 0.05
 _WRITES_BEHIND = 4
+
+
+class Groups(Protocol):
+    """How a worker takes part in gangs."""
+
+    def open(self, message: TaskMessage, place: GangPlace, interrupted: Callable[[], None]) -> Group:
+        """Return an attempt's group; `interrupted` is called while it waits, and raises to end that."""
+        ...
+
+    def close(self, message: TaskMessage) -> None:
+        """Forget a gang's attempt that is over, or was never begun."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,13 +67,17 @@ class Services:
     writers: Executor
     store: Callable[[str, StoreOptions], Store]
     post: Callable[[Event], None]
+    groups: Groups | None
 
 
 class Attempt:
     """The context of one attempt (`workers.kinds.Context`).
 
+    Of a gang, only the first member has items, keeps files and is heard; the others compute.
+
     Raises:
-        FarmError: If its kind of work is not known; whatever else importing that raises.
+        FarmError: If its kind of work is not known, or it belongs to a gang and the worker cannot take part
+            in one; whatever else importing the kind raises.
     """
 
     def __init__(self, message: TaskMessage, services: Services) -> None:
@@ -59,11 +85,12 @@ class Attempt:
         self.device = services.device
         self.threads = services.threads
         self.models = services.models
-        self.group: Group = Alone()
         self.waited_s = 0.0
         self.stop_reason = ""
         self._services = services
         self._deadline = time.monotonic() + message.lease_s
+        self._at_once = False
+        self._rank = message.gang.rank if message.gang else 0
         self._lock = threading.Lock()
         self._targets: dict[int, Target] = {}
         self._started: set[int] = set()
@@ -74,7 +101,9 @@ class Attempt:
         self._checkpoints: Checkpoints | None = None
         self._kind = load_kind(message.kind)
         self._output = Output(message, self._kind, self._output_store, self.check_lease)
-        self._slots = [Slot(lambda item=item: self._read(item)) for item in message.items]  # type: ignore[misc]
+        self._items = message.items if self._rank == 0 else ()
+        self._slots = [Slot(lambda item=item: self._read(item)) for item in self._items]  # type: ignore[misc]
+        self.group = self._open_group()
 
     def begin_reading(self) -> None:
         """Let its items be read ahead, after those of the attempts that began before."""
@@ -94,22 +123,30 @@ class Attempt:
         if time.monotonic() < self._deadline:
             self._deadline = time.monotonic() + lease_s
 
-    def stop(self, reason: str) -> None:
-        """Let it stop after the picture it is at; what is not committed by then never will be."""
-        self.stop_reason = self.stop_reason or reason
+    def stop(self, reason: str, *, at_once: bool = False) -> None:
+        """Let it stop where it can go on from later; `at_once`, whatever it is at is lost."""
+        if not self.stop_reason or (at_once and not self._at_once):
+            self.stop_reason = reason
+        self._at_once = self._at_once or at_once
 
     def should_stop(self) -> bool:
-        """Return whether it was asked to stop or its lease has run out."""
-        if time.monotonic() >= self._deadline:
-            self.stop("its lease ran out")
-        return bool(self.stop_reason)
+        """Return whether it was asked to stop or its lease has run out.
+
+        Members of a gang must stop at the same place: where there is time for that, the first one decides.
+        """
+        return self._is_over() or (bool(self.stop_reason) and self._rank == 0)
 
     def check_lease(self) -> None:
         """Raise LeaseLostError when this attempt may not commit any more."""
-        if self.should_stop():
+        if self._is_over():
             raise LeaseLostError(
                 f"attempt {self.message.attempt} of task {self.message.task}: {self.stop_reason}"
             )
+
+    def _is_over(self) -> bool:
+        if time.monotonic() >= self._deadline:
+            self.stop("its lease ran out", at_once=True)
+        return self._at_once
 
     def device_s(self) -> float:
         """Return the seconds since the attempt began to run, 0 if it never did."""
@@ -123,15 +160,18 @@ class Attempt:
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the task is, 0 to 1."""
+        self._must_lead("say how far the task is")
         self._services.post(Progress(self.message.task, self.message.attempt, fraction, message))
 
     def emit(self, type: str, data: dict[str, Any]) -> None:  # noqa: A002 - the word of the contract
         """Let a loss, a preview or a message be seen."""
+        self._must_lead("let something be seen")
         self._services.post(Emitted(self.message.task, self.message.attempt, type, data))
 
     def read_ahead(self) -> Iterator[tuple[Item, Any]]:
         """Yield the items that need work, decoded, in order; end early when the attempt should stop."""
-        for item, slot in zip(self.message.items, self._slots, strict=True):
+        self._must_lead("read the items")
+        for item, slot in zip(self._items, self._slots, strict=True):
             if not self._kind.prepare:
                 slot.fill()
             since = time.monotonic()
@@ -149,6 +189,7 @@ class Attempt:
 
     def finish_item(self, item: Item, result: Callable[[], Produced] | FarmError) -> None:
         """Give an item its outcome; a callable is run and committed behind the device."""
+        self._must_lead("finish an item")
         if isinstance(result, FarmError):
             self._fail(item, result)
             return
@@ -159,16 +200,19 @@ class Attempt:
 
     def save_checkpoint(self, data: bytes) -> None:
         """Keep resumable state; LeaseLostError when a later attempt has taken over."""
+        self._must_lead("keep checkpoints")
         self.check_lease()
         self._own_checkpoints().save(data)
 
     def load_checkpoint(self) -> bytes | None:
         """Take over from the attempts before this one; return the last state that one of them kept."""
+        self._must_lead("take over a checkpoint")
         self.check_lease()
         return self._own_checkpoints().take_over()
 
     def keep_file(self, name: str, data: bytes) -> None:
         """Keep a file of the job beside its results."""
+        self._must_lead("keep files")
         self.check_lease()
         self._output_store().write(_kept_key(self.message.job, name), data)
 
@@ -189,7 +233,7 @@ class Attempt:
     def unfinished(self) -> list[Item]:
         """Return the items without an outcome."""
         with self._lock:
-            return [item for item in self.message.items if item.id not in self._finished]
+            return [item for item in self._items if item.id not in self._finished]
 
     def end(self) -> None:
         """Drop what was read ahead and wait for what is being written."""
@@ -291,6 +335,18 @@ class Attempt:
                 return
             self._finished.add(item.id)
         self._services.post(event)
+
+    def _open_group(self) -> Group:
+        place, groups = self.message.gang, self._services.groups
+        if place is None:
+            return Alone()
+        if groups is None:
+            raise FarmError(f"this worker takes no part in gangs, and task {self.message.task} is run by one")
+        return groups.open(self.message, place, self.check_lease)
+
+    def _must_lead(self, what: str) -> None:
+        if self._rank != 0:
+            raise FarmError(f"member {self._rank} of a gang must not {what}: only member 0 does")
 
     def _output_store(self) -> Store:
         return self._services.store(self.message.output, self.message.store_options)

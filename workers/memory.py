@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from functools import cache
+from pathlib import Path
+
+import psutil
 
 log = logging.getLogger(__name__)
 
@@ -11,6 +15,27 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = (1 << 31) - 1
 _LARGEST_KEPT_BLOCK_BYTES = 256 << 20
 """Larger blocks go back to the kernel at once: kept ones would fragment and double the peak."""
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@cache
+def device_bytes(device: str) -> int:
+    """Return all memory of a device: a GPU's own, else that of the machine or of the container it is in.
+
+    Args:
+        device: `cpu` or `cuda`.
+    """
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine_bytes = int(psutil.virtual_memory().total)
+    try:
+        limit = _CGROUP_LIMIT.read_text().strip()
+    except OSError:  # no container, or one of the older kind
+        return machine_bytes
+    return min(machine_bytes, int(limit)) if limit.isdecimal() else machine_bytes
 
 
 def tune_allocator() -> None:

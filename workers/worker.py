@@ -23,7 +23,8 @@ from jobs.errors import Failure, FarmError, LeaseLostError
 from jobs.library import Library
 from jobs.storage import Store, open_store
 from jobs.tasks import Event, StoreOptions, TaskEnded, TaskMessage, WorkerReport
-from workers.attempt import Attempt, Services, as_farm_error
+from workers.attempt import Attempt, Groups, Services, as_farm_error
+from workers.memory import device_bytes
 from workers.models import ModelCache
 from workers.reading import Readers
 
@@ -70,16 +71,20 @@ class Worker:
         options: What it is told.
         send: Takes a batch of events, in order; called from one thread. It raises when it cannot send them;
             what may pass by itself it tries again.
+        groups: How it takes part in gangs; without, it fails what a gang is to run.
     """
 
-    def __init__(self, options: WorkerOptions, send: Callable[[list[Event]], None]) -> None:
+    def __init__(
+        self, options: WorkerOptions, send: Callable[[list[Event]], None], groups: Groups | None = None
+    ) -> None:
         self.options = options
         self.models = ModelCache(options.models_bytes)
         self._send = send
+        self._groups = groups
         self._outbox: SimpleQueue[Event | None] = SimpleQueue()
         self._attempts: deque[Attempt] = deque()
         self._running: Attempt | None = None
-        self._early_stops: deque[tuple[int, int]] = deque(maxlen=_EARLY_STOPS)
+        self._early_stops: deque[tuple[int, int, bool]] = deque(maxlen=_EARLY_STOPS)
         self._changed = threading.Condition()
         self._closed = False
         self._stores: dict[tuple[str, StoreOptions], Store] = {}
@@ -93,6 +98,7 @@ class Worker:
             writers=ThreadPoolExecutor(options.readers, "writer"),
             store=self.store,
             post=self._outbox.put,
+            groups=groups,
         )
         self._sender = threading.Thread(target=self._send_events, name="events", daemon=True)
         self._sender.start()
@@ -105,36 +111,39 @@ class Worker:
             attempt = Attempt(message, self._services)
         except Exception as error:  # noqa: BLE001 - the boundary: a task is never lost without a word
             known = as_farm_error(error)
-            self._outbox.put(_ended(message, "failed", known.failure, str(known)))
+            self._end(message, _ended(message, "failed", known.failure, str(known)))
             return
-        name = (message.task, message.attempt)
         with self._changed:
-            if name in self._early_stops:
-                self._early_stops.remove(name)
-                self._outbox.put(_ended(message, "stopped", reason=_ASKED))
+            for early in [s for s in self._early_stops if s[:2] == (message.task, message.attempt)]:
+                self._early_stops.remove(early)
+                attempt.stop(_ASKED, at_once=early[2])
+            if attempt.should_stop():
+                self._end(message, _ended(message, "stopped", reason=_ASKED))
                 return
             # Under one lock: what is read ahead for one attempt must not wait for the one behind it.
             self._attempts.append(attempt)
             attempt.begin_reading()
             self._changed.notify_all()
 
-    def stop(self, task: int, attempt: int) -> bool:
-        """Ask an attempt to stop after the picture it is at; return whether this worker has it.
+    def stop(self, task: int, attempt: int, *, at_once: bool = False) -> bool:
+        """Ask an attempt to stop; return whether this worker has it.
 
-        One that waits behind another ends at once; one that has yet to come ends when it does.
+        It commits the picture it is at, or keeps its state, unless it is to stop `at_once`: then nothing is
+        committed any more, and none of a gang waits for others. One that waits behind another ends at once;
+        one that has yet to come ends when it does.
         """
         name = (task, attempt)
         with self._changed:
             mine = next((a for a in self._attempts if (a.message.task, a.message.attempt) == name), None)
             if mine is None:
-                self._early_stops.append(name)
+                self._early_stops.append((*name, at_once))
                 return False
-            mine.stop(_ASKED)
-            if mine is self._running:
+            mine.stop(_ASKED, at_once=at_once)
+            if mine is self._running or not mine.should_stop():
                 return True
             self._attempts.remove(mine)
         mine.end()
-        self._outbox.put(_ended(mine.message, "stopped", reason=_ASKED))
+        self._end(mine.message, _ended(mine.message, "stopped", reason=_ASKED))
         return True
 
     def renew(self, leases: dict[int, float]) -> WorkerReport:
@@ -160,6 +169,7 @@ class Worker:
             in_flight=tuple(item for a in attempts for item in a.in_flight()),
             memory_bytes=self.models.held_bytes,
             loads=self.models.loads,
+            device_bytes=device_bytes(self.options.device),
         )
 
     def sees(self, urls: list[str], options: StoreOptions) -> list[str]:
@@ -176,9 +186,9 @@ class Worker:
         return missing
 
     def close(self) -> None:
-        """Stop everything: attempts end after the picture they are at."""
+        """Stop everything: attempts end after the picture they are at, which is not committed."""
         for mine in self._snapshot():
-            mine.stop("the worker is closing")
+            mine.stop("the worker is closing", at_once=True)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -193,7 +203,7 @@ class Worker:
             with self._changed:
                 self._attempts.remove(attempt)
                 self._running = None
-            self._outbox.put(ended)
+            self._end(attempt.message, ended)
         self._services.readers.close()
         self._services.writers.shutdown()
         self._outbox.put(None)
@@ -230,6 +240,12 @@ class Worker:
             waited_s=attempt.waited_s,
             result=result,
         )
+
+    def _end(self, message: TaskMessage, ended: TaskEnded) -> None:
+        """Say that an attempt is over, and forget its gang."""
+        if message.gang and self._groups:
+            self._groups.close(message)
+        self._outbox.put(ended)
 
     def store(self, url: str, options: StoreOptions) -> Store:
         """Return the store at a URL, opened once while it is in use."""

@@ -11,6 +11,7 @@ from typing import Any
 from jobs.library import Library
 from jobs.storage import open_store
 from jobs.tasks import Event, Item, ItemFinished, TaskEnded, TaskMessage
+from workers.attempt import Groups
 from workers.kinds import Context, Kind, Prepared, Produced, register
 from workers.worker import Worker, WorkerOptions
 
@@ -20,13 +21,15 @@ PATIENCE_S = 20.0
 class Bench:
     """A worker in a thread, and what it said."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, groups: Groups | None = None) -> None:
         self.folder = folder
         self.events: list[Event] = []
         self._said = threading.Condition()
         self.library = Library(open_store(str(folder / "store")), folder / "cache")
         self.worker = Worker(
-            WorkerOptions("w1", store=str(folder / "store"), cache_dir=str(folder / "cache")), self._hear
+            WorkerOptions("w1", store=str(folder / "store"), cache_dir=str(folder / "cache")),
+            self._hear,
+            groups,
         )
         self._thread = threading.Thread(target=self.worker.run_forever)
         self._thread.start()
