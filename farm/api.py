@@ -16,7 +16,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
 from farm.controller import Controller
+from farm.views import View
 from jobs.errors import FarmError, ManifestError, NoFarmError, UsageError
+from jobs.storage import open_store
+from jobs.tasks import StoreOptions
 
 _ENDED = ("completed", "completed with errors", "failed", "canceled")
 _KEEPALIVE_S = 15.0
@@ -56,6 +59,7 @@ def create_app(controller: Controller, token: str) -> FastAPI:
     app.middleware("http")(_limit_body)
     authorize = [Depends(authorized)]
     _add_jobs(app, controller, authorize)
+    _add_renders(app, controller.view, authorize)
     _add_commands(app, controller, authorize)
     _add_farm(app, controller, authorize)
     _add_streams(app, controller, authorize)
@@ -149,6 +153,26 @@ def _add_jobs(app: FastAPI, controller: Controller, authorize: list[Any]) -> Non
     async def events(job: str, after: int = 0) -> dict[str, Any]:
         """List what happened to a job after event number `after`."""
         return {"events": view.events(job, after)}
+
+
+def _add_renders(app: FastAPI, view: View, authorize: list[Any]) -> None:
+    @app.get("/v1/jobs/{job}/losses", dependencies=authorize, tags=["jobs"])
+    async def losses(job: str) -> dict[str, Any]:
+        """Show the loss curves of a job, one for each item; old points are thinned out."""
+        return {"items": view.losses(job)}
+
+    @app.get("/v1/jobs/{job}/preview", dependencies=authorize, tags=["jobs"])
+    async def preview(job: str, task: int | None = None) -> Response:
+        """Show the newest preview of an unfinished picture, of one task or of any."""
+        data = await asyncio.to_thread(_preview, *view.preview(job, task))
+        return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
+
+
+def _preview(output: str, options: StoreOptions, key: str) -> bytes:
+    try:
+        return open_store(output, options).read(key)
+    except FileNotFoundError:
+        raise UsageError("there is no job preview any more", "wait for the next one") from None
 
 
 def _add_commands(app: FastAPI, controller: Controller, authorize: list[Any]) -> None:

@@ -60,6 +60,10 @@ class Reader(Protocol):
         """Return what happened in a job after event number `after`, oldest first."""
         ...
 
+    def losses(self, word: str, /) -> list[dict[str, Any]]:
+        """Return the loss curves of a job."""
+        ...
+
     def manifest(self, word: str, /) -> dict[str, Any]:
         """Return the manifest that a job was made from."""
         ...
@@ -136,6 +140,10 @@ class Farm:
     def events(self, word: str, /, after: int = 0) -> list[dict[str, Any]]:
         """Return what happened in a job after event number `after`, oldest first."""
         return self._list("events", _job_path(word, "/events"), after=after)
+
+    def losses(self, word: str, /) -> list[dict[str, Any]]:
+        """Return the loss curves of a job: `item`, and `points` in order."""
+        return self._list("items", _job_path(word, "/losses"))
 
     def workers(self) -> list[dict[str, Any]]:
         """Return the workers, with what each holds and does."""

@@ -12,14 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from farm import activity
 from farm.ledger import SCHEMA_VERSION, too_new
 from jobs.errors import FarmError, UsageError
 from jobs.states import ENDED_JOBS, JobState, TaskState
+from jobs.storage.base import FARM_PREFIX
+from jobs.tasks import StoreOptions
 
 _COUNTS = ("total", "done", "skipped", "failed", "canceled")
 _PAGE = 5000
 _FAILURES_SHOWN = 20
 _REMARKS_SHOWN = 20
+_RENDERS_SHOWN = 20
 
 
 class View:
@@ -67,8 +71,31 @@ class View:
         """Return one job, by id, start of an id, or name."""
         job = self._job(self._rows("SELECT * FROM jobs WHERE id=?", self.resolve(word))[0])
         job["failures"] = self._failures(job["id"]) if job["items"]["failed"] else []
-        job["remarks"] = self._remarks(job["id"]) if job["state"] in ENDED_JOBS else []
+        over = job["state"] in ENDED_JOBS
+        job["remarks"] = self._remarks(job["id"]) if over else []
+        job["running"] = [] if over else activity.running(self._db, job["id"])
+        job["renders"] = self._renders(job["id"])
         return job
+
+    def losses(self, word: str) -> list[dict[str, Any]]:
+        """Return the loss curves of a job, one for each item that has one."""
+        return activity.losses(self._db, self.resolve(word))
+
+    def preview(self, word: str, task: int | None = None) -> tuple[str, StoreOptions, str]:
+        """Return where the newest preview of a job lies: its output, how to open that, and the key.
+
+        Raises:
+            UsageError: If there is no such job, or nothing to see yet.
+        """
+        job = self.resolve(word)
+        file = activity.newest_preview(self._db, job, task)
+        if file is None:
+            raise UsageError(f"there is no job preview of {job} yet")
+        from jobs.manifest import load_manifest  # not every reader should wait for pydantic
+
+        row = self._rows("SELECT output, manifest FROM jobs WHERE id=?", job)[0]
+        options = load_manifest(json.loads(row["manifest"])).s3.options()
+        return row["output"], options, f"{FARM_PREFIX}/jobs/{job}/{file}"
 
     def manifest(self, word: str) -> dict[str, Any]:
         """Return the manifest that a job was made from."""
@@ -108,7 +135,9 @@ class View:
             "items": {**counts, "pending": _pending(counts)},
             "tasks": tasks,
             "images_per_s": round(made / seconds, 4) if made and seconds else None,
-            "eta_s": None if ended or row["state"] == JobState.PAUSED else _eta(steps, counts, seconds),
+            "eta_s": None
+            if ended or row["state"] == JobState.PAUSED
+            else activity.eta_s(self._db, job, counts, _pending(counts)) or _eta(steps, counts, seconds),
             "megapixels": round(sum(step["pixels"] for step in steps) / 1e6, 3),
             "ignored": json.loads(row["ignored"]),
             "notes": json.loads(row["notes"]),
@@ -116,6 +145,8 @@ class View:
             "steps": [_step(step) for step in steps],
             "failures": [],
             "remarks": [],
+            "running": [],
+            "renders": [],
         }
 
     def device_seconds(self, job: str) -> dict[str, float]:
@@ -146,6 +177,16 @@ class View:
         )
         return [dict(row) for row in rows]
 
+    def _renders(self, job: str) -> list[dict[str, Any]]:
+        """Return how the first optimized pictures of a job were made."""
+        rows = self._rows(
+            "SELECT i.* FROM items i JOIN steps s ON s.job=i.job AND s.name=i.step "
+            "WHERE i.job=? AND s.kind='optimize' AND i.state IN ('done', 'skipped') ORDER BY i.id LIMIT ?",
+            job,
+            _RENDERS_SHOWN,
+        )
+        return [{"output": row["output"], **json.loads(row["detail"])} for row in rows]
+
     def items(
         self, word: str, state: str | None = None, limit: int = 1000, offset: int = 0
     ) -> dict[str, Any]:
@@ -167,7 +208,7 @@ class View:
     def tasks(self, word: str, limit: int = _PAGE, offset: int = 0) -> list[dict[str, Any]]:
         """Return a page of a job's tasks, with the counts of their items and their last attempt."""
         rows = self._rows(
-            "SELECT t.*, a.worker, a.started_at, a.ended_at, count(i.id) AS total, "
+            "SELECT t.*, a.worker, a.members, a.started_at, a.ended_at, count(i.id) AS total, "
             "total(i.state='done') AS done, total(i.state='failed') AS failed, "
             "total(i.state='skipped') AS skipped "
             "FROM (SELECT * FROM tasks WHERE job=? ORDER BY id LIMIT ? OFFSET ?) t "
@@ -185,6 +226,9 @@ class View:
                 "state": row["state"],
                 "attempt": row["attempt"],
                 "worker": row["worker"] or "",
+                "members": json.loads(row["members"] or "[]"),
+                "fraction": round(row["fraction"], 4),
+                "message": row["message"],
                 "started_at": row["started_at"],
                 "ended_at": row["ended_at"],
                 "items": {name: int(row[name]) for name in ("total", "done", "failed", "skipped")},
@@ -241,25 +285,16 @@ def _step(row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
+_FACTS = ("seconds", "width_px", "height_px", "sha256", "size_bytes", "generation")
+"""What every item has, None where it is not known; a kind of work adds facts of its own."""
+
+
 def _item(row: sqlite3.Row) -> dict[str, Any]:
-    detail = json.loads(row["detail"])
+    columns = ("id", "step", "input", "style", "output", "state", "failure", "reason", "attempt", "worker")
     return {
-        "id": row["id"],
-        "step": row["step"],
-        "input": row["input"],
-        "style": row["style"],
-        "output": row["output"],
-        "state": row["state"],
-        "failure": row["failure"],
-        "reason": row["reason"],
-        "attempt": row["attempt"],
-        "worker": row["worker"],
-        "seconds": detail.get("seconds"),
-        "width_px": detail.get("width_px"),
-        "height_px": detail.get("height_px"),
-        "sha256": detail.get("sha256"),
-        "size_bytes": detail.get("size_bytes"),
-        "generation": detail.get("generation"),
+        **dict.fromkeys(_FACTS),
+        **json.loads(row["detail"]),
+        **{name: row[name] for name in columns},
     }
 
 

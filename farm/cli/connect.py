@@ -40,6 +40,9 @@ class _NoHistory:
     def events(self, word: str, /, after: int = 0) -> list[dict[str, Any]]:  # noqa: ARG002
         return [self.job(word)]
 
+    def losses(self, word: str, /) -> list[dict[str, Any]]:
+        return [self.job(word)]
+
     def manifest(self, word: str, /) -> dict[str, Any]:
         return self.job(word)
 

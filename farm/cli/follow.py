@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from farm.cli import view
+from farm.cli import renders, view
 from farm.client import Reader, every_item
 from jobs.states import JobState
 
@@ -74,16 +74,30 @@ def follow(reader: Reader, job: Job) -> Job:
 
 
 def _show_bar(console: Console, reader: Reader, job: Job) -> Job:
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
 
     text = TextColumn("{task.description}", markup=False)
     columns = (BarColumn(), text) if console.width >= _BAR_COLUMNS else (text,)
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("")
+    progress = Progress(*columns, console=console)
+    bar = progress.add_task("")
+    with Live(progress, console=console, transient=True, refresh_per_second=10) as live:
         for look in looks(reader, job):
             job = look
             _update(progress, bar, job)
+            under = _under_the_bar(reader, job, console)
+            live.update(Group(progress, Text("\n".join(under), no_wrap=True, overflow="ellipsis")))
     return job
+
+
+def _under_the_bar(reader: Reader, job: Job, console: Console) -> list[str]:
+    """Return lines about the long tasks of a job, with the curve of the first that has one."""
+    if not job.get("running"):
+        return []
+    curves = reader.losses(job["id"]) if any(task["loss"] is not None for task in job["running"]) else []
+    return renders.lines(job, curves, console.width, console.height)
 
 
 def _update(progress: Progress, bar: TaskID, job: Job) -> None:
@@ -98,22 +112,27 @@ def _update(progress: Progress, bar: TaskID, job: Job) -> None:
 
 
 def _show_lines(console: Console, reader: Reader, job: Job) -> Job:
-    """Write a line when the state changes and about ten lines on the way."""
-    shown: tuple[str, int] | None = None
+    """Write a line when the state changes and about ten lines on the way, and the same of each long task."""
+    shown: dict[object, object] = {}
     for look in looks(reader, job):
         job = look
         items = job["items"]
         tenth = _PLAIN_LINES * (items["total"] - items["pending"]) // max(1, items["total"])
         now = (job["state"], 0 if job["state"] == JobState.PLANNING else tenth)
-        if now != shown:
+        if shown.get(None) != now:
             console.print(f"{job['id']}: {view.progress_line(job)}")
-            shown = now
+            shown[None] = now
+        for task in job.get("running", ()):
+            at = (task["state"], task["scale"], int(_PLAIN_LINES * task["fraction"]))
+            if shown.get(task["task"]) != at:
+                console.print(f"{job['id']}: {renders.task_line(task)}")
+                shown[task["task"]] = at
     return job
 
 
 def summarize(reader: Reader, job: Job) -> None:
     """Write what came of a job: counts, what failed and why, and where everything is."""
-    view.job_facts(job)
+    view.job_facts(job, [*renders.running_facts(job), *renders.made_facts(job)])
     failed = job["items"]["failed"]
     if failed:
         view.failures_table(_failures(reader, job), failed, job)

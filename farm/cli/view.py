@@ -202,8 +202,8 @@ def facts(named: Iterable[tuple[str, object]]) -> None:
     _print(made)
 
 
-def job_facts(job: Mapping[str, Any]) -> None:
-    """Write all that is to be said of one job, but for its failures."""
+def job_facts(job: Mapping[str, Any], more: Iterable[tuple[str, object]] = ()) -> None:
+    """Write all that is to be said of one job, but for its failures, with `more` names and values."""
     ignored, plan, items = job["ignored"], job.get("plan"), job["items"]
     named = ", ".join(ignored["names"]) + (", ..." if ignored["count"] > len(ignored["names"]) else "")
     kinds = [kind for kind in ("done", "skipped", "failed", "canceled", "pending") if items[kind]]
@@ -222,6 +222,7 @@ def job_facts(job: Mapping[str, Any]) -> None:
             ),
             ("speed", rate(job)),
             ("left", eta(job)),
+            *more,
             ("plan", plan_line(plan) if plan else ""),
             ("ignored", f"{ignored['count']} files: {named}" if ignored["count"] else ""),
             *(("warning", warning) for warning in job.get("warnings", ())),
@@ -289,7 +290,7 @@ def failures_table(failures: Sequence[Mapping[str, Any]], total: int, job: Mappi
 def tasks_table(tasks: Sequence[Mapping[str, Any]]) -> None:
     """Write the tasks of a job."""
     table(
-        ("TASK", "STEP", "STATE", "ATTEMPT", "ITEMS", "WORKER", "WHY"),
+        ("TASK", "STEP", "STATE", "ATTEMPT", "ITEMS", "WORKER", "AT", "WHY"),
         (
             (
                 task["id"],
@@ -297,12 +298,20 @@ def tasks_table(tasks: Sequence[Mapping[str, Any]]) -> None:
                 task["state"],
                 task["attempt"],
                 _task_items(task["items"]),
-                task.get("worker"),
+                ", ".join(task.get("members") or ()) or task.get("worker"),
+                _at(task),
                 ": ".join(filter(None, (task.get("failure"), task.get("reason")))),
             )
             for task in tasks
         ),
     )
+
+
+def _at(task: Mapping[str, Any]) -> str:
+    if task["state"] not in {"leased", "queued"}:
+        return ""
+    fraction = f"{100 * task['fraction']:.0f} %" if task.get("fraction") else ""
+    return ", ".join(filter(None, (fraction, task.get("message"))))
 
 
 def _task_items(items: Mapping[str, int]) -> str:
@@ -326,13 +335,20 @@ def workers_table(workers: Sequence[Mapping[str, Any]]) -> None:
                 worker["device"],
                 worker["state"],
                 ", ".join(worker["styles"]),
-                worker["task"],
+                _with_rank(worker),
                 worker.get("job"),
                 worker.get("items_done"),
             )
             for worker in workers
         ),
     )
+
+
+def _with_rank(worker: Mapping[str, Any]) -> str:
+    gang = worker.get("gang")
+    if worker["task"] is None:
+        return ""
+    return f"{worker['task']}, {gang['rank'] + 1} of {len(gang['workers'])}" if gang else str(worker["task"])
 
 
 def event_line(event: Mapping[str, Any]) -> str:

@@ -151,5 +151,5 @@ def test_reader_is_what_the_ledger_offers_too() -> None:
     from farm.views import View
 
     reader: dict[str, Any] = {name: member for name, member in vars(client.Reader).items() if name[0] != "_"}
-    assert set(reader) == {"jobs", "job", "items", "tasks", "events", "manifest"}
+    assert set(reader) == {"jobs", "job", "items", "tasks", "events", "losses", "manifest"}
     assert all(callable(getattr(View, name)) and callable(getattr(Farm, name)) for name in reader)
