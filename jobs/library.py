@@ -1,83 +1,111 @@
-"""The farm's assets, kept by the hash of their content, and the names of its styles."""
+"""The farm's assets, kept by the hash of their content, and the names of its styles and loss networks."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
-import logging
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
+from jobs.entries import Entry, Names
 from jobs.errors import StorageError, UsageError
 from jobs.storage import Store
 from jobs.storage.files import explained, sha256_of
 from jobs.storage.local import LocalStore
 
-NAME_LIMIT = 100
-"""Longest name of a style, in characters."""
+FETCHED_NETWORKS = ("vgg16", "vgg19")
+"""Loss networks that `farm weights fetch` gets: torchvision's own, under the names of their architectures."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class StyleEntry:
-    """One named style.
+class StyleEntry(Entry):
+    """One named style: what `--style` takes. Its content is a style model.
 
     Attributes:
-        name: Lower case; what `--style` takes.
-        sha256: Hash of its style model, which is an asset.
         format: What it was imported from (`pytorch-examples`).
         width: Base width of its network, in channels.
         size_bytes: Size of the style model.
         created_at: When it was added, in seconds since the epoch.
         source: Where it came from: a file name or an address.
         license: What its author allows, or an empty string if that is not known.
-        bundled: Whether it came with the farm.
         metadata: Anything else that is worth knowing; JSON.
     """
 
-    name: str
-    sha256: str
+    WORD: ClassVar[str] = "style"
+    FOLDER: ClassVar[str] = "styles"
+    EXAMPLE: ClassVar[str] = "candy"
+
     format: str
     width: int
     size_bytes: int
     created_at: float
     source: str = ""
     license: str = ""
-    bundled: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> bytes:
-        """Return the entry as UTF-8 JSON."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
+    def is_same(self, other: Self) -> bool:
+        """Return whether two entries of one name mean the same style."""
+        return (self.sha256, self.format, self.width) == (other.sha256, other.format, other.width)
 
     @classmethod
-    def from_json(cls, data: bytes) -> StyleEntry:
-        """Read an entry, leaving out keys that a later version added.
+    def advice(cls, name: str, names: list[str]) -> str:
+        """Return names like this one, else those there are."""
+        near = difflib.get_close_matches(name, names, n=3)
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+        return f"there are: {', '.join(names)}" if names else "add one with `farm styles add`"
 
-        Raises:
-            ValueError: If it is no JSON object, lacks a needed key, or names no asset.
-        """
-        document = json.loads(data)
-        known = {f.name for f in fields(cls)}
-        try:
-            entry = cls(**{name: value for name, value in document.items() if name in known})
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"not an entry of a style: {error}") from error
-        if not _SHA256.fullmatch(str(entry.sha256)):
-            raise ValueError(f"sha256 {entry.sha256!r} is no hash")
-        return entry
+
+@dataclass(frozen=True, slots=True)
+class NetworkEntry(Entry):
+    """One named loss network: what `--loss-network` takes. Its content is a file of ours with the weights.
+
+    Attributes:
+        architecture: `vgg16`, `vgg19`.
+        family: Of its weights, and so their preprocessing: `torchvision`, `caffe`.
+        channel_scaled: Whether every channel was divided by a factor when it was added.
+        deepest_layer: The last convolution that it has, such as `conv5_4`.
+        size_bytes: Size of its file.
+        created_at: When it was added, in seconds since the epoch.
+        source: Where it came from: a file name, or what is fetched.
+        metadata: Anything else that is worth knowing; JSON.
+    """
+
+    WORD: ClassVar[str] = "loss network"
+    FOLDER: ClassVar[str] = "networks"
+    EXAMPLE: ClassVar[str] = "vgg19"
+
+    architecture: str
+    family: str
+    channel_scaled: bool
+    deepest_layer: str
+    size_bytes: int
+    created_at: float
+    source: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def advice(cls, name: str, names: list[str]) -> str:
+        """Return the commands that get such a network, and the names there are."""
+        near = difflib.get_close_matches(name, names, n=1)
+        if name in FETCHED_NETWORKS:
+            add = f"farm weights add {name} FILE --preprocessing torchvision"
+            way = f"get it with `farm weights fetch {name}` or `{add}`"
+        elif near:
+            way = f"did you mean {near[0]}?"
+        else:
+            family = "caffe" if name.endswith("-caffe") else "caffe|torchvision"
+            way = f"add it with `farm weights add {name} FILE --preprocessing {family}`"
+        return f"{way} (there are: {', '.join(names) or 'none yet'})"
 
 
 class Library:
-    """Assets and styles in the farm's store.
+    """Assets, styles and loss networks in the farm's store.
 
     Args:
         store: Where they are kept.
@@ -90,6 +118,8 @@ class Library:
         self._bundled = bundled
         self._cache = LocalStore(cache_dir)
         self._verified: dict[Path, str] = {}
+        self._styles = Names(StyleEntry, store, bundled)
+        self._networks = Names(NetworkEntry, store, bundled)
 
     # Assets.
 
@@ -171,20 +201,7 @@ class Library:
         Raises:
             UsageError: If the name is not allowed, or belongs to another style.
         """
-        _check_name(entry.name)
-        key = _style_key(entry.name)
-        standing = self._bundled_entry(entry.name)
-        if standing is None:
-            if self._store.create(key, entry.to_json()):
-                return True
-            standing = self._read(self._store, key)
-        if standing is None:  # damaged, and so nobody's
-            self._store.write(key, entry.to_json())
-            return True
-        if _same_style(standing, entry):
-            return False
-        hint = "take another name" if standing.bundled else "remove that style first, or take another name"
-        raise UsageError(f"there is another style named {entry.name!r}", hint)
+        return self._styles.add(entry)
 
     def style(self, name: str) -> StyleEntry:
         """Return the style with this name, in any case.
@@ -192,33 +209,11 @@ class Library:
         Raises:
             UsageError: If there is none, with the names that there are.
         """
-        wanted = name.lower()
-        if _NAME.fullmatch(wanted):
-            entry = self._read(self._store, _style_key(wanted)) or self._bundled_entry(wanted)
-            if entry is not None:
-                return entry
-            if self._store.stat(_style_key(wanted)) is not None:
-                raise UsageError(
-                    f"the entry of style {wanted!r} in {self._store.url} is damaged", "add the style again"
-                )
-        names = [entry.name for entry in self.styles()]
-        near = difflib.get_close_matches(wanted, names, n=3)
-        if near:
-            hint = f"did you mean {' or '.join(near)}?"
-        else:
-            hint = f"there are: {', '.join(names)}" if names else "add one with `farm styles add`"
-        raise UsageError(f"there is no style {name!r}", hint)
+        return self._styles.get(name)
 
     def styles(self) -> list[StyleEntry]:
         """Return all styles by name; an entry that is damaged is logged and left out."""
-        entries: dict[str, StyleEntry] = {}
-        for store in self._stores():
-            for listed in store.list("styles", recursive=False):
-                if listed.key.endswith(".json"):
-                    entry = self._read(store, listed.key)
-                    if entry is not None:
-                        entries.setdefault(entry.name, entry)
-        return [entries[name] for name in sorted(entries)]
+        return self._styles.all()
 
     def remove_style(self, name: str) -> None:
         """Take a style's name away; its style model stays for jobs that were planned with it.
@@ -226,52 +221,46 @@ class Library:
         Raises:
             UsageError: If there is no such style, or it came with the farm.
         """
-        key = _style_key(name.lower()) if _NAME.fullmatch(name.lower()) else ""
-        if key and self._store.stat(key) is not None:  # a damaged entry too
-            self._store.delete(key)
-            return
-        if self.style(name).bundled:
-            raise UsageError(f"style {name!r} came with the farm and stays", "styles that you added can go")
+        self._styles.remove(name)
 
-    def _bundled_entry(self, name: str) -> StyleEntry | None:
-        return self._read(self._bundled, _style_key(name)) if self._bundled else None
+    # Loss networks.
 
-    def _read(self, store: Store, key: str) -> StyleEntry | None:
-        """Return an entry, or None if it is not there or damaged."""
-        try:
-            entry = StyleEntry.from_json(store.read(key))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            log.warning("%s/%s is damaged and left out: %s", store.url, key, error)
-            return None
-        if _style_key(entry.name) != key:
-            log.warning("%s/%s is left out: it is of style %r", store.url, key, entry.name)
-            return None
-        return replace(entry, bundled=store is self._bundled)
+    def add_network(self, entry: NetworkEntry, *, replacing: bool = False) -> bool:
+        """Give a loss network its name; return False if the same network has this name already.
+
+        Args:
+            entry: Of the network.
+            replacing: Whether it takes the name of another network; jobs that were planned with that go on.
+
+        Raises:
+            UsageError: If the name is not allowed, or belongs to another network that must stay.
+        """
+        return self._networks.add(entry, replacing=replacing)
+
+    def network(self, name: str) -> NetworkEntry:
+        """Return the loss network with this name, in any case.
+
+        Raises:
+            UsageError: If there is none, with the commands that get it and the names that there are.
+        """
+        return self._networks.get(name)
+
+    def networks(self) -> list[NetworkEntry]:
+        """Return all loss networks by name; an entry that is damaged is logged and left out."""
+        return self._networks.all()
+
+    def remove_network(self, name: str) -> None:
+        """Take a loss network's name away; its file stays for jobs that were planned with it.
+
+        Raises:
+            UsageError: If there is no such network, or it came with the farm.
+        """
+        self._networks.remove(name)
 
     def _stores(self) -> Iterator[Store]:
         yield self._store
         if self._bundled is not None:
             yield self._bundled
-
-
-def _same_style(one: StyleEntry, other: StyleEntry) -> bool:
-    return (one.sha256, one.format, one.width) == (other.sha256, other.format, other.width)
-
-
-def _check_name(name: str) -> None:
-    if _NAME.fullmatch(name) and len(name) <= NAME_LIMIT:
-        return
-    near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:NAME_LIMIT]
-    raise UsageError(
-        f"{name!r} cannot be the name of a style",
-        f"use lower-case letters, digits, '.', '_' and '-' (at most {NAME_LIMIT}): {near or 'candy'!r}",
-    )
-
-
-def _style_key(name: str) -> str:
-    return f"styles/{name}.json"
 
 
 def _asset_key(sha256: str) -> str:

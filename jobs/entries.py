@@ -1,0 +1,200 @@
+"""Named entries in the farm's store, a JSON file each: what a library knows its styles and networks by."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import ClassVar, Generic, Self, TypeVar
+
+from jobs.errors import UsageError
+from jobs.storage import Store
+
+NAME_LIMIT = 100
+"""Longest name of an entry, in characters."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What every kind of entry has.
+
+    Attributes:
+        name: Lower case; what people and manifests call it.
+        sha256: Hash of its content, which is an asset.
+        bundled: Whether it came with the farm.
+    """
+
+    WORD: ClassVar[str] = "entry"
+    """What messages call one of this kind."""
+
+    FOLDER: ClassVar[str] = "entries"
+    """Where those of this kind lie in a store."""
+
+    EXAMPLE: ClassVar[str] = "name"
+    """A name, for those who wrote one that cannot be."""
+
+    name: str
+    sha256: str
+    bundled: bool = field(default=False, kw_only=True)
+
+    def is_same(self, other: Self) -> bool:
+        """Return whether two entries of one name mean the same thing, whenever they were added."""
+        return self.sha256 == other.sha256
+
+    @classmethod
+    def advice(cls, name: str, names: list[str]) -> str:
+        """Return what to do where there is none of this name, but there are those."""
+        raise NotImplementedError
+
+    def to_json(self) -> bytes:
+        """Return the entry as UTF-8 JSON."""
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read an entry, leaving out keys that a later version added.
+
+        Raises:
+            ValueError: If it is no JSON object, lacks a needed key, or names no asset.
+        """
+        document = json.loads(data)
+        known = {f.name for f in fields(cls)}
+        try:
+            entry = cls(**{name: value for name, value in document.items() if name in known})
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not an entry of a {cls.WORD}: {error}") from error
+        if not _SHA256.fullmatch(str(entry.sha256)):
+            raise ValueError(f"sha256 {entry.sha256!r} is no hash")
+        return entry
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Names(Generic[E]):
+    """All entries of one kind.
+
+    Args:
+        kind: The class of the entries.
+        store: Where they are kept.
+        bundled: A store of the same layout that came with the farm and is only read.
+    """
+
+    def __init__(self, kind: type[E], store: Store, bundled: Store | None = None) -> None:
+        self._kind = kind
+        self._store = store
+        self._bundled = bundled
+
+    def add(self, entry: E, *, replacing: bool = False) -> bool:
+        """Keep an entry under its name; return False if the same is there already.
+
+        Args:
+            entry: To be kept.
+            replacing: Whether it takes the place of another one of this name.
+
+        Raises:
+            UsageError: If the name is not allowed, or belongs to another one that must stay.
+        """
+        self._check_name(entry.name)
+        key = self._key(entry.name)
+        standing = self._bundled_entry(entry.name)
+        if standing is None:
+            if self._store.create(key, entry.to_json()):
+                return True
+            standing = self._read(self._store, key)
+        if standing is not None and standing.is_same(entry):
+            return False
+        if standing is None or (replacing and not standing.bundled):  # a damaged one is nobody's
+            self._store.write(key, entry.to_json())
+            return True
+        word = self._kind.WORD
+        hint = "take another name" if standing.bundled else f"remove that {word} first, or take another name"
+        raise UsageError(f"there is another {word} named {entry.name!r}", hint)
+
+    def get(self, name: str) -> E:
+        """Return the entry with this name, in any case.
+
+        Raises:
+            UsageError: If there is none, with what to do.
+        """
+        wanted, word = name.lower(), self._kind.WORD
+        if _NAME.fullmatch(wanted):
+            entry = self._read(self._store, self._key(wanted)) or self._bundled_entry(wanted)
+            if entry is not None:
+                return entry
+            if self._store.stat(self._key(wanted)) is not None:
+                raise UsageError(
+                    f"the entry of {word} {wanted!r} in {self._store.url} is damaged", f"add the {word} again"
+                )
+        raise UsageError(
+            f"there is no {word} {name!r}", self._kind.advice(wanted, [entry.name for entry in self.all()])
+        )
+
+    def all(self) -> list[E]:
+        """Return all entries by name; one that is damaged is logged and left out."""
+        entries: dict[str, E] = {}
+        for store in self._stores():
+            for listed in store.list(self._kind.FOLDER, recursive=False):
+                if listed.key.endswith(".json"):
+                    entry = self._read(store, listed.key)
+                    if entry is not None:
+                        entries.setdefault(entry.name, entry)
+        return [entries[name] for name in sorted(entries)]
+
+    def remove(self, name: str) -> None:
+        """Take a name away; the asset stays for jobs that were planned with it.
+
+        Raises:
+            UsageError: If there is no such entry, or it came with the farm.
+        """
+        key = self._key(name.lower()) if _NAME.fullmatch(name.lower()) else ""
+        if key and self._store.stat(key) is not None:  # a damaged entry too
+            self._store.delete(key)
+            return
+        if self.get(name).bundled:
+            word = self._kind.WORD
+            raise UsageError(
+                f"{word} {name!r} came with the farm and stays", f"{word}s that you added can go"
+            )
+
+    def _bundled_entry(self, name: str) -> E | None:
+        return self._read(self._bundled, self._key(name)) if self._bundled else None
+
+    def _read(self, store: Store, key: str) -> E | None:
+        """Return an entry, or None if it is not there or damaged."""
+        try:
+            entry = self._kind.from_json(store.read(key))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            log.warning("%s/%s is damaged and left out: %s", store.url, key, error)
+            return None
+        if self._key(entry.name) != key:
+            log.warning("%s/%s is left out: it is of %s %r", store.url, key, self._kind.WORD, entry.name)
+            return None
+        return replace(entry, bundled=store is self._bundled)
+
+    def _stores(self) -> Iterator[Store]:
+        yield self._store
+        if self._bundled is not None:
+            yield self._bundled
+
+    def _key(self, name: str) -> str:
+        return f"{self._kind.FOLDER}/{name}.json"
+
+    def _check_name(self, name: str) -> None:
+        if _NAME.fullmatch(name) and len(name) <= NAME_LIMIT:
+            return
+        near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:NAME_LIMIT]
+        raise UsageError(
+            f"{name!r} cannot be the name of a {self._kind.WORD}",
+            f"use lower-case letters, digits, '.', '_' and '-' (at most {NAME_LIMIT}): "
+            f"{near or self._kind.EXAMPLE!r}",
+        )
