@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from jobs.errors import FarmError, UsageError
+from jobs.errors import FarmError
 from jobs.estimates import listed_megapixels, written_bytes
-from jobs.inputs import Inputs, Picture
-from jobs.paths import INPUT_EXTENSIONS, anchor, check_pattern, default_pattern, is_picture, output_key
-from jobs.schema import Location, Mistake, Place, Section, Within, check_name, shown, together
+from jobs.inputs import Picture
+from jobs.paths import anchor, default_pattern
+from jobs.pictures import InputPlaces, NamePattern, Recursive, check_inputs, list_pictures, name_result
+from jobs.schema import Location, Mistake, Section, Within, check_name, shown, together
 from jobs.steps import (
     Checking,
     Late,
@@ -26,13 +27,9 @@ from jobs.steps import (
     Style,
     register_step,
 )
-from jobs.storage.rules import NAME_LIMIT_BYTES, result_key
 from jobs.stylize import StyleRef, StylizePayload
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-CHECK_LIMIT = 200
-"""How many entries of `inputs` are looked at while the user waits; planning looks at all of them."""
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -61,11 +58,6 @@ def _label(style: str | Late) -> str:
     return style if isinstance(style, str) else f"{{from: {style.step}}}"
 
 
-def _check_pattern(pattern: str) -> str:
-    check_pattern(pattern)
-    return pattern
-
-
 class Chunk(Section):
     """How many pictures one task takes; whichever limit comes first closes it."""
 
@@ -77,16 +69,14 @@ class StylizeStep(Step):
     """Render pictures with trained style models."""
 
     kind: Literal["stylize"]
-    inputs: list[Place] = Field(
-        min_length=1, description="Folders, files, globs (`**` is any folders) and s3://bucket/prefix URLs."
-    )
-    recursive: bool = Field(default=True, description="Whether the folders below a folder are taken too.")
+    inputs: InputPlaces
+    recursive: Recursive = True
     styles: Annotated[
         list[Annotated[str | Late, BeforeValidator(_read_style)]],
         Field(min_length=1),
         AfterValidator(_check_styles),
     ] = Field(description="Names of styles, or {from: step} for one that an earlier step makes.")
-    pattern: Annotated[str, AfterValidator(_check_pattern)] | None = Field(
+    pattern: NamePattern | None = Field(
         default=None,
         description="Names of the results, from {folder} {name} {ext} {style} {index}; "
         "by default {folder}/{name}.{ext}, below {style}/ where the job has several styles.",
@@ -137,33 +127,7 @@ def check(step: StylizeStep, at: Location, checking: Checking) -> None:
     for number, style in enumerate(step.styles):
         if isinstance(style, str):
             checking.find_style((*at, "styles", number), style)
-    inputs = Inputs(checking.store_options, checking.opener)
-    usable = False
-    for number, spec in enumerate(step.inputs[:CHECK_LIMIT]):
-        try:
-            usable |= _check_input(inputs, spec, step, checking.output)
-        except UsageError as error:
-            usable = True
-            checking.refuse((*at, "inputs", number), error)
-    if not usable and len(step.inputs) <= CHECK_LIMIT:
-        hint = f"these are read: {' '.join(sorted(INPUT_EXTENSIONS))}"
-        checking.refuse(
-            (*at, "inputs"), UsageError("none of the files is a type of picture that is read", hint)
-        )
-
-
-def _check_input(inputs: Inputs, spec: str, step: StylizeStep, output: str) -> bool:
-    """Return whether an input has pictures; a file that is none is reported later, with the ignored ones."""
-    source = inputs.locate(spec, recursive=step.recursive)
-    if source.form == "file":
-        return is_picture(source.pattern)
-    if source.covers(output):
-        raise UsageError(
-            f"the output {output} lies inside the input {spec}, so results would become inputs",
-            "choose an output beside the input",
-        )
-    inputs.check(source)
-    return True
+    check_inputs(step, at, checking)
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -176,7 +140,7 @@ def plan(step: StylizeStep, planning: Planning) -> Iterator[PlannedTask]:
         UsageError: If there is no picture, or two results would get one name.
         FarmError: If an earlier step did not make the style that it should have made.
     """
-    pictures = _list_pictures(step, planning)
+    pictures = list_pictures(step, planning)
     styles = [_resolve(style, planning) for style in step.styles]
     of_job = {
         _label(each) for other in planning.steps if isinstance(other, StylizeStep) for each in other.styles
@@ -184,22 +148,6 @@ def plan(step: StylizeStep, planning: Planning) -> Iterator[PlannedTask]:
     pattern = step.pattern or default_pattern(several_styles=len(of_job) > 1)
     for style in styles:
         yield from _plan_style(step, style, pattern, pictures, planning)
-
-
-def _list_pictures(step: StylizeStep, planning: Planning) -> list[Picture]:
-    """Return the pictures of all inputs, each file once, in the order of the inputs."""
-    inputs = Inputs(planning.store_options, planning.opener)
-    pictures: dict[str, Picture] = {}
-    for spec in step.inputs:
-        for picture in inputs.pictures(inputs.locate(spec, recursive=step.recursive), planning.ignored):
-            pictures.setdefault(picture.url, picture)
-    if not pictures:
-        raise UsageError(
-            f"there is no picture in {', '.join(step.inputs[:3])}", "see which files were ignored, and why"
-        )
-    for url in pictures:
-        planning.names.protect(url)
-    return list(pictures.values())
 
 
 def _resolve(style: str | Late, planning: Planning) -> Style:
@@ -248,7 +196,7 @@ def _plan_style(
     rate = planning.rates.of(style.sha256)
     chunk = _OpenChunk(step.chunk)
     for index, picture in enumerate(pictures, 1):
-        key = _result_key(output_key(pattern, picture.key, style=style.name, index=index, format=step.format))
+        key = name_result(pattern, picture, style=style.name, index=index, format=step.format)
         if not planning.names.claim(key, picture.url):
             continue
         megapixels = listed_megapixels(picture.key, picture.size_bytes, step.max_size_px)
@@ -263,14 +211,6 @@ def _plan_style(
         chunk.seconds += seconds
     if chunk.items:
         yield task(chunk)
-
-
-def _result_key(key: str) -> str:
-    if any(len(part.encode()) > NAME_LIMIT_BYTES for part in key.split("/")):
-        raise UsageError(
-            f"the name {key} is longer than {NAME_LIMIT_BYTES} bytes", "use {index} in `pattern`"
-        )
-    return result_key(key)
 
 
 register_step(StepKind("stylize", StylizeStep, plan, check))
