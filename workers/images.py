@@ -7,15 +7,13 @@ other people's, and Pillow raises almost anything for a damaged one.
 from __future__ import annotations
 
 import io
-import math
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from jobs.errors import BadInputError, OutputCheckError
 from jobs.paths import FORMAT_OF
@@ -51,16 +49,15 @@ _UPRIGHT = {
 }
 """What makes a picture upright, by its EXIF orientation."""
 
+_SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
+
+TEXT_KEY = "stylefarm"
+"""Key of the text in a PNG file that says how it was made."""
+
+_DESCRIPTION_TAG = 0x010E
+
 _HOLDS_ALPHA = frozenset({"png", "webp", "tiff"})
 _LARGEST_SIDE_PX = {"jpg": 65_500, "webp": 16_383}
-
-Tile = tuple[bytes | Path | None, str, str | None]
-"""A place on a contact sheet: a picture (content or path, None where it failed), its label, why it failed."""
-
-_MARGIN_PX = 12
-_LABEL_PX = 34
-_FONT_PX = 12
-_PAPER, _INK, _FAILED_TILE, _FAILED_INK = "white", "#222222", "#d0d0d0", "#8a1c1c"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,17 +114,31 @@ def decode(data: bytes, *, max_megapixels: float, max_size_px: int | None = None
         raise BadInputError(_what_is_wrong(error)) from error
 
 
-def encode(picture: Pixels, alpha: Pixels | None, extension: str, quality: int = 95) -> tuple[bytes, str]:
-    """Encode a picture.
+def picture_size(data: bytes, *, max_megapixels: float, max_size_px: int | None = None) -> tuple[int, int]:
+    """Return the width and height that `decode` would give a picture; only the file's header is read.
 
     Args:
-        picture: uint8 (H, W, 3), RGB.
-        alpha: uint8 (H, W), or None.
-        extension: Of the file, with its dot, in any case; it decides the format.
-        quality: Of JPEG (written without chroma subsampling) and WebP, 1 to 100.
+        data: The file.
+        max_megapixels: See `decode`.
+        max_size_px: See `decode`.
 
-    Returns:
-        The file, and a note if its format cannot hold the alpha: then the picture is laid on white.
+    Raises:
+        BadInputError: If it is no picture, or has too many pixels.
+    """
+    with _open(data) as image:
+        _check_size(image, max_megapixels)
+        width_px, height_px = image.size
+        if _turn(image) in _SIDEWAYS:
+            width_px, height_px = height_px, width_px
+    return _fitting((width_px, height_px), max_size_px)
+
+
+def check_writable(extension: str, longest_px: int) -> str:
+    """Return the format that an extension stands for.
+
+    Args:
+        extension: Of a file, with its dot, in any case.
+        longest_px: Longest side of a picture.
 
     Raises:
         ValueError: If the extension is not one that is written, or the format cannot hold a picture so large.
@@ -135,25 +146,48 @@ def encode(picture: Pixels, alpha: Pixels | None, extension: str, quality: int =
     kind = FORMAT_OF.get(extension.lower())
     if kind is None:
         raise ValueError(f"cannot write {extension!r} (there are: {', '.join(sorted(FORMAT_OF))})")
-    longest_px = max(picture.shape[:2])
     if longest_px > _LARGEST_SIDE_PX.get(kind, longest_px):
         raise ValueError(f"{kind} cannot hold a side of {longest_px} px; use png or tiff")
+    return kind
+
+
+def encode(
+    picture: Pixels, alpha: Pixels | None, extension: str, quality: int = 95, parameters: str = ""
+) -> tuple[bytes, str]:
+    """Encode a picture.
+
+    Args:
+        picture: uint8 (H, W, 3), RGB.
+        alpha: uint8 (H, W), or None.
+        extension: Of the file, with its dot, in any case; it decides the format.
+        quality: Of JPEG (written without chroma subsampling) and WebP, 1 to 100.
+        parameters: How it was made, ASCII: in PNG a text `stylefarm`, in JPEG, WebP and TIFF the image
+            description of the EXIF data. Nothing is written if it is empty, or the format holds no text.
+
+    Returns:
+        The file, and a note if its format cannot hold the alpha: then the picture is laid on white.
+
+    Raises:
+        ValueError: If the extension is not one that is written, or the format cannot hold a picture so large.
+    """
+    kind = check_writable(extension, max(picture.shape[:2]))
     note = ""
     if alpha is None:
         image = Image.fromarray(picture)
     elif kind in _HOLDS_ALPHA:
         image = Image.fromarray(np.dstack([picture, alpha]))
     else:
-        image, note = _on_white(picture, alpha), f"transparent parts became white: {kind} cannot hold them"
+        image, note = on_white(picture, alpha), f"transparent parts became white: {kind} cannot hold them"
     file = io.BytesIO()
+    text = _text(kind, parameters) if parameters else {}
     if kind == "jpg":
-        image.save(file, "JPEG", quality=quality, subsampling=0)
+        image.save(file, "JPEG", quality=quality, subsampling=0, **text)
     elif kind == "webp":
-        image.save(file, "WEBP", quality=quality, exact=True)
+        image.save(file, "WEBP", quality=quality, exact=True, **text)
     elif kind == "tiff":
-        image.save(file, "TIFF", compression="tiff_lzw")
+        image.save(file, "TIFF", compression="tiff_lzw", **text)
     else:
-        image.save(file, kind.upper())
+        image.save(file, kind.upper(), **text)
     return file.getvalue(), note
 
 
@@ -171,6 +205,19 @@ def verify(data: bytes, width_px: int, height_px: int) -> None:
         raise OutputCheckError(f"the result cannot be read back: {error}") from error
     if size != (width_px, height_px):
         raise OutputCheckError(f"the result has {size[0]} x {size[1]} px, not {width_px} x {height_px} px")
+
+
+def _text(kind: str, parameters: str) -> dict[str, Any]:
+    """Return what `Image.save` takes to write a text into a format."""
+    if kind == "png":
+        chunks = PngInfo()
+        chunks.add_text(TEXT_KEY, parameters)
+        return {"pnginfo": chunks}
+    if kind in {"jpg", "webp", "tiff"}:
+        exif = Image.Exif()
+        exif[_DESCRIPTION_TAG] = parameters
+        return {"exif": exif}
+    return {}
 
 
 def _open(data: bytes) -> Image.Image:
@@ -203,13 +250,18 @@ def _what_is_wrong(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return the picture as its EXIF orientation says; one that cannot be read says nothing."""
+    """Return the picture as its EXIF orientation says."""
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes the picture upright; an EXIF orientation that cannot be read says nothing."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - Pillow raises almost anything for damaged EXIF, and the pixels are fine
         orientation = 1
-    turn = _UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    return _UPRIGHT.get(orientation)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -223,11 +275,16 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image, max_size_px: int | None) -> Image.Image:
-    longest_px = max(image.size)
+    size = _fitting(image.size, max_size_px)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _fitting(size: tuple[int, int], max_size_px: int | None) -> tuple[int, int]:
+    longest_px = max(size)
     if max_size_px is None or longest_px <= max_size_px:
-        return image
-    width_px, height_px = (max(1, round(side * max_size_px / longest_px)) for side in image.size)
-    return image.resize((width_px, height_px), Image.Resampling.LANCZOS)
+        return size
+    width_px, height_px = (max(1, round(side * max_size_px / longest_px)) for side in size)
+    return width_px, height_px
 
 
 def _split(image: Image.Image) -> tuple[Pixels, Pixels | None]:
@@ -251,84 +308,8 @@ def _frames_note(image: Image.Image) -> str:
         return f"first of several {unit}"  # a later one is damaged
 
 
-def _on_white(picture: Pixels, alpha: Pixels) -> Image.Image:
+def on_white(picture: Pixels, alpha: Pixels) -> Image.Image:
+    """Return a picture with transparent parts as it looks on white."""
     white = Image.new("RGB", (picture.shape[1], picture.shape[0]), "white")
     white.paste(Image.fromarray(picture), mask=Image.fromarray(alpha))
     return white
-
-
-# --- the contact sheet ----------------------------------------------------------------------------
-
-
-def contact_sheet(
-    tiles: Sequence[Tile], columns: int | None = None, *, thumbnail_px: int = 192
-) -> Image.Image:
-    """Return thumbnails in a grid with their labels, RGB, failures as gray tiles with their reasons.
-
-    Args:
-        tiles: At least one. A picture that cannot be read becomes a gray tile that says why.
-        columns: In each row at most; by default 6, or as many as make a large sheet about square.
-        thumbnail_px: Longest side of a thumbnail.
-
-    Raises:
-        ValueError: If there is no tile, or a size is not positive.
-    """
-    if not tiles or (columns is not None and columns < 1) or thumbnail_px < 1:
-        raise ValueError(f"no sheet of {len(tiles)} tiles, {columns} columns, {thumbnail_px} px")
-    columns = min(columns or max(6, math.isqrt(len(tiles))), len(tiles))
-    rows = -(-len(tiles) // columns)
-    step_x, step_y = thumbnail_px + _MARGIN_PX, thumbnail_px + _LABEL_PX + _MARGIN_PX
-    sheet = Image.new("RGB", (columns * step_x + _MARGIN_PX, rows * step_y + _MARGIN_PX), _PAPER)
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, columns)
-        place = (_MARGIN_PX + column * step_x, _MARGIN_PX + row * step_y)
-        _draw_tile(sheet, tile, place, thumbnail_px)
-    return sheet
-
-
-def _draw_tile(sheet: Image.Image, tile: Tile, place: tuple[int, int], side_px: int) -> None:
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_PX)
-    left, top = place
-    picture, name, failed = tile
-    thumbnail, reason = _thumbnail(picture, failed or "no result", side_px)
-    if thumbnail is None:
-        draw.rectangle((left, top, left + side_px - 1, top + side_px - 1), fill=_FAILED_TILE)
-        text = _wrapped(f"failed: {reason}", font, side_px - 16, side_px // (_FONT_PX + 4) - 1)
-        draw.multiline_text((left + 8, top + 8), text, fill=_FAILED_INK, font=font)
-    else:
-        offset = ((side_px - thumbnail.width) // 2, (side_px - thumbnail.height) // 2)
-        sheet.paste(thumbnail, (left + offset[0], top + offset[1]))
-    label = _wrapped(name, font, side_px, 2)
-    draw.multiline_text((left, top + side_px + 3), label, fill=_INK, font=font, spacing=2)
-
-
-def _thumbnail(source: bytes | Path | None, reason: str, side_px: int) -> tuple[Image.Image | None, str]:
-    """Return the thumbnail, or None and why there is none."""
-    if source is None:
-        return None, reason
-    try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        picture = decode(data, max_megapixels=math.inf, max_size_px=side_px)
-    except BadInputError as error:
-        return None, error.message
-    except OSError as error:
-        return None, error.strerror or str(error)
-    if picture.alpha is not None:
-        return _on_white(picture.pixels, picture.alpha), ""
-    return Image.fromarray(picture.pixels), ""
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int, lines: int) -> str:
-    """Return the text in at most so many lines of at most this width, cut where it is longer."""
-    done: list[str] = []
-    rest = " ".join(text.encode(errors="replace").decode().split())  # names of files may be any bytes
-    while rest and len(done) < lines:
-        lengths_px = [math.ceil(font.getlength(rest[: n + 1])) for n in range(min(len(rest), width_px))]
-        fits = max(1, bisect_right(lengths_px, width_px))
-        space = rest.rfind(" ", 0, fits + 1)
-        cut = space if fits < len(rest) and space > 0 else fits
-        done.append(rest[:cut])
-        rest = rest[cut:].lstrip()
-    if rest and done:
-        done[-1] = done[-1][:-1] + "…"
-    return "\n".join(done)

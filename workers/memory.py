@@ -16,7 +16,8 @@ _KEPT_BYTES = (1 << 31) - 1
 _LARGEST_KEPT_BLOCK_BYTES = 256 << 20
 """Larger blocks go back to the kernel at once: kept ones would fragment and double the peak."""
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP = Path("/sys/fs/cgroup")
+_LIBC = ctypes.CDLL(None)
 
 
 @cache
@@ -32,10 +33,43 @@ def device_bytes(device: str) -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     machine_bytes = int(psutil.virtual_memory().total)
     try:
-        limit = _CGROUP_LIMIT.read_text().strip()
+        limit = (_CGROUP / "memory.max").read_text().strip()
     except OSError:  # no container, or one of the older kind
         return machine_bytes
     return min(machine_bytes, int(limit)) if limit.isdecimal() else machine_bytes
+
+
+def free_bytes(device: str) -> int:
+    """Return the memory that can still be taken on a device.
+
+    Args:
+        device: `cpu` or `cuda`, `cuda:0`.
+    """
+    if device != "cpu":
+        import torch
+
+        kept_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + kept_bytes)
+    available_bytes = int(psutil.virtual_memory().available)
+    try:  # a container's own limit, where there is one
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used_bytes = int((_CGROUP / "memory.current").read_text())
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except OSError:
+        return available_bytes
+    if limit == "max":
+        return available_bytes
+    return min(available_bytes, int(limit) - used_bytes + int(statistics.get("inactive_file", 0)))
+
+
+def return_memory(device: str) -> None:
+    """Give back what allocators keep for later: theirs is tuned to keep nearly everything."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()
+    elif hasattr(_LIBC, "malloc_trim"):  # glibc
+        _LIBC.malloc_trim(0)
 
 
 def tune_allocator() -> None:
@@ -46,8 +80,8 @@ def tune_allocator() -> None:
     only the main one can hold such blocks. Where there is no glibc, nothing is changed.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+        mallopt = _LIBC.mallopt
+    except AttributeError:
         log.info("no mallopt here: the allocator stays as it is")
         return
     for option, value in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from jobs.errors import BadInputError, DeviceMemoryError, FarmError
@@ -18,14 +16,12 @@ from jobs.stylize import KIND, StylizePayload
 from jobs.tasks import Item, TaskMessage
 from workers.images import Picture, Pixels, decode, encode, verify
 from workers.kinds import Context, Kind, Prepared, Produced, register
+from workers.memory import free_bytes, return_memory
 from workers.nst.inference import InferenceNet, render_batch, render_bytes
 from workers.nst.style_models import load_style_model
 
 _CUDA_BATCH = 4
 """As many as are decoded ahead; more would only wait for each other."""
-
-_CGROUP = Path("/sys/fs/cgroup")
-_LIBC = ctypes.CDLL(None)
 
 _Work = tuple[Item, Picture]
 
@@ -123,17 +119,17 @@ def _rendered(net: InferenceNet, pictures: list[Picture]) -> list[Pixels] | Farm
     """Return the rendered pictures, or why there are none."""
     height_px, width_px = pictures[0].pixels.shape[:2]
     need_bytes = render_bytes(net, height_px, width_px) * len(pictures)
-    free_bytes = _free_bytes(net.device)
-    if need_bytes > free_bytes:
-        _return_memory(net.device)
-        free_bytes = _free_bytes(net.device)
+    free_now = free_bytes(net.device.type)
+    if need_bytes > free_now:
+        return_memory(net.device.type)
+        free_now = free_bytes(net.device.type)
     megapixels = height_px * width_px / 1e6
     too_little = DeviceMemoryError(
         f"{megapixels:.4g} megapixels need about {need_bytes / 2**30:.1f} GiB to render, and "
-        f"{free_bytes / 2**30:.1f} GiB are free on {net.device}",
+        f"{free_now / 2**30:.1f} GiB are free on {net.device}",
         "set max_size_px, use precision bf16, or give it a machine with more memory",
     )
-    if need_bytes > free_bytes:
+    if need_bytes > free_now:
         return too_little
     try:
         batch = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
@@ -142,7 +138,7 @@ def _rendered(net: InferenceNet, pictures: list[Picture]) -> list[Pixels] | Farm
         pass  # answered below, where the traceback no longer holds the tensors
     except ValueError as error:
         return FarmError(f"it could not be rendered: {error}")
-    _return_memory(net.device)
+    return_memory(net.device.type)
     return too_little
 
 
@@ -161,28 +157,3 @@ def _produce(picture: Picture, pixels: Pixels, suffix: str, quality: int, second
     verify(data, width_px, height_px)
     note = "; ".join(filter(None, (picture.note, lost)))
     return Produced(data, note, {"width_px": width_px, "height_px": height_px, "seconds": round(seconds, 4)})
-
-
-def _return_memory(device: torch.device) -> None:
-    """Give back what allocators keep for later: theirs is tuned to keep nearly everything."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif hasattr(_LIBC, "malloc_trim"):  # glibc
-        _LIBC.malloc_trim(0)
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Return the memory that can still be taken on a device."""
-    if device.type == "cuda":
-        kept_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept_bytes
-    free_bytes = psutil.virtual_memory().available
-    try:  # a container's own limit, where there is one
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used_bytes = int((_CGROUP / "memory.current").read_text())
-        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    except OSError:
-        return free_bytes
-    if limit == "max":
-        return free_bytes
-    return min(free_bytes, int(limit) - used_bytes + int(statistics.get("inactive_file", 0)))

@@ -16,7 +16,7 @@ from jobs.storage.files import explained, make_folder
 from jobs.tasks import StoreOptions
 
 if TYPE_CHECKING:
-    from workers.images import Tile
+    from workers.contact_sheets import Tile
 
 _MOST_TILES = 600
 _THUMBNAIL_PX = 192
@@ -36,7 +36,8 @@ def make_sheet(reader: Reader, job: dict[str, Any], output: str | None = None) -
     """
     import numpy as np
 
-    from workers.images import contact_sheet, encode
+    from workers.contact_sheets import contact_sheet
+    from workers.images import encode
 
     place = paths.anchor(output, Path.cwd()) if output else view.beside_report(job, "contact-sheet.jpg")
     items = _chosen(reader, job)

@@ -17,7 +17,8 @@ from PIL import Image
 from jobs.errors import BadInputError, OutputCheckError
 from jobs.paths import FORMAT_OF
 from tests.workers.nst.plain import seeded_picture
-from workers.images import Picture, contact_sheet, decode, encode, verify
+from workers.contact_sheets import contact_sheet
+from workers.images import Picture, decode, encode, picture_size, verify
 
 SCENE = seeded_picture(24, 36).numpy()
 
@@ -381,3 +382,34 @@ def test_a_large_contact_sheet_is_about_square_and_long_names_do_not_run_into_ea
 def test_a_sheet_of_nothing_is_refused(tiles: list[Any], columns: int) -> None:
     with pytest.raises(ValueError, match="no sheet"):
         contact_sheet(tiles, columns)
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".webp", ".tiff"])
+def test_a_picture_says_how_it_was_made(extension: str) -> None:
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    plain, _ = encode(pixels, None, extension)
+    told, _ = encode(pixels, None, extension, parameters='{"preset": "gatys"}')
+    with Image.open(io.BytesIO(told)) as image:
+        text = image.info["stylefarm"] if extension == ".png" else image.getexif()[0x010E]
+        assert text == '{"preset": "gatys"}'
+        assert image.size == (6, 4)
+    assert b"gatys" not in plain
+    assert np.array_equal(decode(told, max_megapixels=1).pixels, decode(plain, max_megapixels=1).pixels), (
+        "the text changed the picture"
+    )
+
+
+def test_the_size_of_a_picture_is_known_from_its_header() -> None:
+    """Upright, and as `decode` would scale it down; though the rest of the file is missing."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (301, 200)).save(file, "JPEG", exif=exif)
+    data = file.getvalue()
+    assert picture_size(data[:-500], max_megapixels=1) == (200, 301)
+    scaled = decode(data, max_megapixels=1, max_size_px=100).pixels
+    assert picture_size(data, max_megapixels=1, max_size_px=100) == (scaled.shape[1], scaled.shape[0])
+    with pytest.raises(BadInputError, match="max_megapixels"):
+        picture_size(data, max_megapixels=0.01)
+    with pytest.raises(BadInputError, match="not a picture"):
+        picture_size(b"text", max_megapixels=1)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import workers.memory
 import workers.stylize
 from jobs.errors import BadInputError, DeviceMemoryError, FarmError, OutputCheckError
 from jobs.library import Library
@@ -173,7 +174,7 @@ def test_a_picture_that_cannot_fit_is_not_tried(
     style: Path, monkeypatch: pytest.MonkeyPatch, batches: list[int]
 ) -> None:
     """Trying would not raise but bring in the kernel, which kills the worker with all it holds."""
-    monkeypatch.setattr(workers.stylize, "_free_bytes", lambda _device: 1 << 20)
+    monkeypatch.setattr(workers.stylize, "free_bytes", lambda _device: 1 << 20)
     context = rendered(style, [(100, 100)])
     assert isinstance(context.outcomes[0], DeviceMemoryError)
     assert "0.01 megapixels need about" in context.outcomes[0].message
@@ -181,20 +182,19 @@ def test_a_picture_that_cannot_fit_is_not_tried(
 
 
 def test_memory_that_is_free_is_known() -> None:
-    free_bytes = workers.stylize._free_bytes(torch.device("cpu"))
-    assert 1 << 20 < free_bytes < 1 << 50
+    assert 1 << 20 < workers.memory.free_bytes("cpu") < 1 << 50
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine may have plenty; pages that only cache files can be had back."""
-    monkeypatch.setattr(workers.stylize, "_CGROUP", tmp_path)
-    whole = workers.stylize._free_bytes(torch.device("cpu"))
+    monkeypatch.setattr(workers.memory, "_CGROUP", tmp_path)
+    whole = workers.memory.free_bytes("cpu")
     (tmp_path / "memory.current").write_text("800000\n")
     (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 300000\n")
     (tmp_path / "memory.max").write_text("1000000\n")
-    assert workers.stylize._free_bytes(torch.device("cpu")) == 500_000
+    assert workers.memory.free_bytes("cpu") == 500_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert workers.stylize._free_bytes(torch.device("cpu")) > whole / 2
+    assert workers.memory.free_bytes("cpu") > whole / 2
 
 
 def test_values_that_are_no_numbers_fail_their_picture_only(
