@@ -105,7 +105,7 @@ def random_program(group: Group, seed: int, calls: int = 12) -> list[Any]:
             pairs = [(a, b) for a in range(group.size) for b in range(a) if plan.random() < 0.6]
             neighbors = [a + b - group.rank for a, b in pairs if group.rank in {a, b}]
             received = group.exchange({rank: _drawn(own, dtype, [*shape, rank]) for rank in neighbors})
-            results.append({rank: _plain(tensor) for rank, tensor in received.items()})
+            results.append([(rank, _plain(received[rank])) for rank in sorted(received)])
         elif kind == "reduce":
             dtype = torch.int64 if dtype is torch.bool else dtype
             results.append(_plain(group.reduce(_drawn(own, dtype, shape))))
