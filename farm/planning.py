@@ -7,11 +7,12 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 
+from farm.examination import examine
 from farm.ledger import Ledger
-from farm.machine import most_workers, refuse_large_gangs
+from farm.machine import machine_of, most_workers, refuse_large_gangs
 from farm.pool import Pool
 from farm.running import JobRun, TaskRun, WorkerRun
 from jobs.errors import FarmError, StorageError, UsageError
@@ -19,9 +20,17 @@ from jobs.estimates import Rate, Rates
 from jobs.inputs import Ignored
 from jobs.library import Library
 from jobs.manifest import Manifest, load_manifest
-from jobs.plan import Checked, PlannedTask, PlanSummary, begin_planning, plan_step, validate_plan
+from jobs.plan import (
+    Checked,
+    PlannedTask,
+    PlanSummary,
+    begin_planning,
+    plan_step,
+    try_output,
+    validate_plan,
+)
 from jobs.states import ItemState, JobState, StepState, TaskState, move
-from jobs.steps import Planning, Step, Style
+from jobs.steps import Planning, Step, Style, step_kind
 from jobs.storage import open_store
 from jobs.storage.base import FARM_PREFIX
 
@@ -48,16 +57,35 @@ class Planner:
         self._pool = pool
         self._workers = workers
 
-    async def check(self, manifest: Manifest) -> Checked:
+    async def check(self, manifest: Manifest, assets: Mapping[str, str] | None = None) -> Checked:
         """Check what can be checked while the user waits.
 
+        The output is written to last: a job that is refused leaves no folder behind.
+
+        Args:
+            manifest: To be checked.
+            assets: Files and networks that were kept for an earlier job.
+
         Raises:
-            UsageError: If the manifest names what is not there, or a worker cannot see it.
+            UsageError: If the manifest names what is not there, asks for what cannot be done, or a worker
+                cannot see it.
         """
         self._check_gangs(manifest)
-        checked = await asyncio.to_thread(validate_plan, manifest, self._library)
+        checked = await asyncio.to_thread(
+            validate_plan, manifest, self._library, try_writing=False, assets=assets
+        )
+        notes = await self._examine(manifest, checked)
+        notes += await asyncio.to_thread(try_output, manifest)
         await self._check_sight(manifest)
-        return checked
+        return replace(checked, notes=(*checked.notes, *notes))
+
+    async def _examine(self, manifest: Manifest, checked: Checked) -> list[str]:
+        """Let kinds of work look at their steps, in a thread: loading them may take seconds."""
+        examined = [step.workers.min for step in manifest.steps if step_kind(step.kind).examined]
+        if not examined:
+            return []
+        machine = await machine_of(self._workers, self._pool, max(examined))
+        return await asyncio.to_thread(examine, manifest, checked, self._library, machine)
 
     def _check_gangs(self, manifest: Manifest) -> None:
         """Refuse steps that want more workers at once than this farm can have."""

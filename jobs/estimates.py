@@ -23,7 +23,10 @@ _PLAIN_BYTES_PER_PIXEL = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How fast one style is: device seconds for each picture, and for each megapixel of it."""
+    """How fast one model is: device seconds for each picture, and for each megapixel of it.
+
+    The megapixels of an optimization are those of all its evaluations, whatever the sizes of its scales.
+    """
 
     item_s: float = 0.02
     megapixel_s: float = 1.0
@@ -35,14 +38,25 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What is known of the speed of styles, by content hash; `default` (a few CPU cores) for all others."""
+    """What is known of the speed of styles and loss networks, by content hash.
+
+    Attributes:
+        by_style: As measured.
+        default: Of other styles: a few CPU cores.
+        default_network: Of other loss networks: VGG-19, forth and back, on a few CPU cores.
+    """
 
     by_style: Mapping[str, Rate] = field(default_factory=dict)
     default: Rate = field(default_factory=Rate)
+    default_network: Rate = field(default_factory=lambda: Rate(item_s=1.0, megapixel_s=15.0))
 
     def of(self, sha256: str) -> Rate:
         """Return the rate of a style."""
         return self.by_style.get(sha256, self.default)
+
+    def of_network(self, sha256: str) -> Rate:
+        """Return the rate of a loss network, by megapixels of evaluations."""
+        return self.by_style.get(sha256, self.default_network)
 
 
 def listed_megapixels(name: str, size_bytes: int, max_size_px: int | None = None) -> float:

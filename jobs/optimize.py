@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jobs.schema import Section, Within
+from jobs.schema import Mistake, Place, Section, Within, together
 from jobs.stylize import OutputFormat
 
 KIND = "optimize"
 
-PRESETS = ("default", "crowson", "gatys", "neural-style", "anish", "inetwork")
+
+@dataclass(frozen=True, slots=True)
+class PresetFacts:
+    """What a plan must know of a preset; `workers.nst.presets` has the preset itself.
+
+    Attributes:
+        network: The loss network that it was made for, by the name that the library has for it.
+        smallest_px: Longest side of the first scale, None for one scale only.
+        iterations: At each scale but the first.
+        first_iterations: At the first scale.
+    """
+
+    network: str
+    smallest_px: int | None
+    iterations: int
+    first_iterations: int
+
+
+PRESETS = {
+    "default": PresetFacts("vgg19", 128, 100, 200),
+    "crowson": PresetFacts("vgg19", 128, 500, 1000),
+    "gatys": PresetFacts("vgg19-caffe", None, 500, 500),
+    "neural-style": PresetFacts("vgg19-caffe", None, 1000, 1000),
+    "anish": PresetFacts("vgg19-caffe", None, 1000, 1000),
+    "inetwork": PresetFacts("vgg16-caffe", None, 200, 200),
+}
 """Recipes that have a name, our own first."""
 
 PresetName = Literal["default", "crowson", "gatys", "neural-style", "anish", "inetwork"]
@@ -52,7 +79,7 @@ class InitSettings(Section):
     kind: Literal["content", "noise", "style", "gray", "uniform", "normal", "style-statistics", "picture"]
     sigma: Annotated[float, Within(0, 1000)] | None = Field(default=None, description="Of noise; white is 1.")
     noise_blend: Annotated[float, Within(0, 1)] | None = Field(default=None, description="Share of noise.")
-    image: str | None = Field(default=None, description="For the kind picture: its file.")
+    image: Place | None = Field(default=None, description="For the kind picture: its file.")
 
     @model_validator(mode="after")
     def _has_image(self) -> Self:
@@ -134,24 +161,30 @@ class RenderSettings(Section):
     scales: list[ScaleSettings] | None = Field(
         default=None, min_length=1, description="Explicit scales, from coarse to fine, instead of the ladder."
     )
-    content_weight: Weight | None = None
-    style_weight: Weight | None = None
-    tv_weight: Weight | None = None
-    tv_form: Literal["absolute", "squared", "interior", "power", "nine-point"] | None = None
+    content_weight: Weight | None = Field(default=None, description="How much the content counts.")
+    style_weight: Weight | None = Field(default=None, description="How much the style counts.")
+    tv_weight: Weight | None = Field(default=None, description="How much smoothness counts.")
+    tv_form: Literal["absolute", "squared", "interior", "power", "nine-point"] | None = Field(
+        default=None, description="How roughness is measured."
+    )
     content_layers: LayerWeights | None = Field(default=None, description="Weight of each: {relu4_2: 1}.")
     style_layers: LayerWeights | None = Field(default=None, description="Weight of each: {relu1_1: 1}.")
-    pooling: Literal["max", "avg", "l2"] | None = None
+    pooling: Literal["max", "avg", "l2"] | None = Field(default=None, description="Of the loss network.")
     style_blend: Literal["targets", "losses"] | None = Field(
         default=None, description="Blend the targets of several styles, or add up their losses."
     )
-    style_scale: StyleSizeSettings | None = None
-    optimizer: OptimizerSettings | None = None
+    style_scale: StyleSizeSettings | None = Field(
+        default=None, description="How large paintings are at a scale."
+    )
+    optimizer: OptimizerSettings | None = Field(default=None, description="Another one, or other settings.")
     average_decay: Annotated[float, Within(0, 0.999999)] | None = Field(
         default=None, description="The result is a moving average of the iterates; 0 for the last one."
     )
-    init: InitSettings | None = None
+    init: InitSettings | None = Field(default=None, description="How a picture begins.")
     colors: ColorSettings | None = Field(default=None, description="Keep the colors of the content.")
-    stop: StoppingSettings | None = None
+    stop: StoppingSettings | None = Field(
+        default=None, description="When to stop before the iterations are over."
+    )
     seed: Annotated[int, Within(0, 2**63 - 1)] = Field(default=0, description="Of all noise.")
     precision: Literal["fp32", "tf32", "bf16"] = Field(default="fp32", description="Of the network.")
     tile_px: Annotated[int, Within(CUT_PX, 65536)] | None = Field(
@@ -166,7 +199,9 @@ class RenderSettings(Section):
     threads: Annotated[int, Within(1, 1024)] | None = Field(
         default=None, description="Compute threads of a worker on the CPU."
     )
-    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    checkpoint: CheckpointSettings = Field(
+        default_factory=CheckpointSettings, description="How often the state is kept."
+    )
     preview_s: Annotated[float, Within(0, 86_400)] = Field(
         default=10.0, description="Seconds between previews of the unfinished picture; 0 for none."
     )
@@ -177,30 +212,52 @@ class RenderSettings(Section):
         default=True, description="Keep the last state, so that `farm extend` can go on from it."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_size_of_last_scale(cls, value: Any) -> Any:
+        """Where only the scales say a size, it is that of the last one."""
+        scales = value.get("scales") if isinstance(value, dict) and "size_px" not in value else None
+        if not isinstance(scales, list | tuple) or not scales:
+            return value
+        last = scales[-1]
+        size_px = last.get("size_px") if isinstance(last, dict) else getattr(last, "size_px", None)
+        return value if size_px is None else {**value, "size_px": size_px}
+
     @model_validator(mode="after")
-    def _scales_fit(self) -> Self:
+    def _sizes_fit(self) -> Self:
+        mistakes = []
         if self.tile_px is not None and self.tile_px % CUT_PX:
-            nearest = max(CUT_PX, round(self.tile_px / CUT_PX) * CUT_PX)
-            raise ValueError(f"tile_px {self.tile_px} is no multiple of {CUT_PX}: use {nearest}")
-        if self.smallest_px is not None and self.smallest_px > self.size_px:
-            raise ValueError(f"smallest_px {self.smallest_px} is more than size_px {self.size_px}")
-        if self.scales is None:
-            return self
-        if self.iterations is not None or self.smallest_px is not None:
-            raise ValueError(
-                "scales say their iterations and sizes themselves: leave iterations, smallest_px out"
-            )
-        sizes = [scale.size_px for scale in self.scales]
-        if sizes != sorted(set(sizes)):
-            raise ValueError(f"scales go from coarse to fine, each size once, not {sizes}")
-        if "size_px" in self.model_fields_set and self.size_px != sizes[-1]:
-            raise ValueError(f"size_px {self.size_px} is not that of the last scale, {sizes[-1]}")
+            below = self.tile_px // CUT_PX * CUT_PX
+            text = f"{self.tile_px} is no multiple of {CUT_PX}: use {below} or {below + CUT_PX}"
+            mistakes.append(Mistake(("tile_px",), text))
+        if self.scales is not None:
+            mistakes += self._mistakes_of_scales(self.scales)
+        elif self.smallest_px is not None and self.smallest_px > self.size_px:
+            text = f"{self.smallest_px} is more than the size of the result, {self.size_px}"
+            mistakes.append(Mistake(("smallest_px",), text))
+        if mistakes:
+            raise together(type(self).__name__, mistakes)
         return self
+
+    def _mistakes_of_scales(self, scales: list[ScaleSettings]) -> Iterator[Mistake]:
+        for key in ("iterations", "smallest_px"):
+            if getattr(self, key) is not None:
+                yield Mistake((key,), "`scales` say that themselves: leave one of them out")
+        sizes = [scale.size_px for scale in scales]
+        if sizes != sorted(set(sizes)):
+            yield Mistake(("scales",), f"they go from coarse to fine, each size once, not {sizes}")
+        if self.size_px != sizes[-1]:
+            yield Mistake(("size_px",), f"{self.size_px} is not the size of the last scale, {sizes[-1]}")
 
     @property
     def longest_px(self) -> int:
         """Longest side of the result."""
-        return self.scales[-1].size_px if self.scales else self.size_px
+        return self.size_px
+
+
+def state_file(output_key: str) -> str:
+    """Return the name under which a job keeps the last state of a picture (`Context.keep_file`)."""
+    return f"final/{output_key}.state"
 
 
 class AssetRef(Section):

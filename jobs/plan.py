@@ -16,7 +16,6 @@ from jobs.schema import Mistake, refusal
 from jobs.steps import AssetLookup, Checking, PlannedItem, PlannedTask, Planning, Step, Style, step_kind
 from jobs.storage.base import Store
 from jobs.storage.opening import open_store
-from jobs.tasks import StoreOptions
 
 __all__ = [
     "Checked",
@@ -26,6 +25,7 @@ __all__ = [
     "Planning",
     "begin_planning",
     "plan_step",
+    "try_output",
     "validate_plan",
 ]
 
@@ -47,7 +47,12 @@ class Checked:
 
 
 def validate_plan(
-    manifest: Manifest, library: AssetLookup, *, opener: Open = open_store, try_writing: bool = True
+    manifest: Manifest,
+    library: AssetLookup,
+    *,
+    opener: Open = open_store,
+    try_writing: bool = True,
+    assets: Mapping[str, str] | None = None,
 ) -> Checked:
     """Check, while the user waits, that a manifest can be planned and its output be written.
 
@@ -57,7 +62,8 @@ def validate_plan(
         manifest: With an output and absolute paths; see `Manifest.anchored`.
         library: Knows the styles.
         opener: Opens stores.
-        try_writing: Prove that the output can be written, which makes its folder.
+        try_writing: Prove that the output can be written; see `try_output`.
+        assets: Files and networks that were kept for an earlier job and are not looked for again.
 
     Raises:
         ManifestError: With one line for each mistake and its path, such as `steps[0].styles[1]: ...`.
@@ -65,28 +71,45 @@ def validate_plan(
     """
     if manifest.output is None:
         raise refusal([Mistake(("output",), "missing: name a folder or s3://bucket/prefix")])
-    options = manifest.s3.options()
-    checking = Checking(manifest.output, library, options, opener)
+    checking = Checking(manifest.output, library, manifest.s3.options(), opener, assets=dict(assets or {}))
     for number, step in enumerate(manifest.steps):
         kind = step_kind(step.kind)
         if kind.check:
             kind.check(step, ("steps", number), checking)
     try:
-        store = _open_output(manifest.output, options, opener)
-        if try_writing and not checking.mistakes:  # a job that is refused leaves no folder behind
-            store.probe()
-            checking.notes += _notes_on(store)
+        _open_output(manifest, opener)
     except UsageError as error:
         checking.refuse(("output",), error)
     if checking.mistakes:
         raise refusal(checking.mistakes)
+    if try_writing:  # a job that is refused leaves no folder behind
+        checking.notes += try_output(manifest, opener=opener)
     return Checked(checking.styles, checking.assets, tuple(checking.notes))
 
 
-def _open_output(output: str, options: StoreOptions, opener: Open) -> Store:
+def try_output(manifest: Manifest, *, opener: Open = open_store) -> tuple[str, ...]:
+    """Prove that the output of a manifest can be written, which makes its folder.
+
+    Returns:
+        What the user should know of its store.
+
+    Raises:
+        ManifestError: If it cannot be written.
+        StorageError: If its store does not answer as it should.
+    """
+    try:
+        store = _open_output(manifest, opener)
+        store.probe()
+    except UsageError as error:
+        raise refusal([Mistake(("output",), str(error))]) from error
+    return tuple(_notes_on(store))
+
+
+def _open_output(manifest: Manifest, opener: Open) -> Store:
+    output = manifest.output or ""
     if not is_s3(output) and not Path(output).is_absolute():
         raise UsageError(f"{output} is a relative path", "give an absolute path: workers run elsewhere")
-    return opener(output, options)
+    return opener(output, manifest.s3.options())
 
 
 def _notes_on(store: Store) -> list[str]:

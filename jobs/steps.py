@@ -28,7 +28,7 @@ PLUGINS_VARIABLE = "FARM_KINDS"
 
 LARGEST_ASSET_BYTES = 1 << 30
 
-_OWN_MODULES = ("jobs.stylize_step",)
+_OWN_MODULES = ("jobs.stylize_step", "jobs.optimize_step")
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -190,7 +190,8 @@ class Checking:
 
     Attributes:
         styles: Styles that were found, by the name that the manifest gives them.
-        assets: Files and loss networks that were found and kept; see `Planning.assets`.
+        assets: Files and loss networks that were found and kept, by this check or for an earlier job; see
+            `Planning.assets`.
         notes: What the user should know, though it is no mistake.
     """
 
@@ -216,15 +217,29 @@ class Checking:
         else:
             self.styles[name] = Style(found.name, found.sha256)
 
-    def find_network(self, at: Location, name: str) -> None:
-        """Look a loss network up, and note where it was asked for if there is none."""
+    def find_network(self, at: Location, name: str, advice: str = "") -> None:
+        """Look a loss network up, and note where it was asked for if there is none.
+
+        Args:
+            at: Where it was asked for.
+            name: As the library has it.
+            advice: What else the user may do than get it.
+        """
+        asset = asset_name("network", name)
+        if asset in self.assets:
+            return
         try:
-            self.assets[asset_name("network", name)] = self.library.network(name).sha256
+            self.assets[asset] = self.library.network(name).sha256
         except UsageError as error:
-            self.refuse(at, error)
+            self.refuse(at, UsageError(error.message, "; ".join(filter(None, (error.hint, advice)))))
 
     def keep_file(self, at: Location, url: str) -> None:
-        """Keep the content of a file as an asset, so that it travels to the workers and may change later."""
+        """Keep the content of a file as an asset, so that it travels to the workers and may change later.
+
+        One that was kept already is not read again.
+        """
+        if asset_name("file", url) in self.assets:
+            return
         root, key = store_and_key(url)
         try:
             data = self.opener(root, self.store_options).read(key, limit_bytes=LARGEST_ASSET_BYTES)

@@ -13,14 +13,12 @@ from farm import client
 from farm.cli import styles, view
 from farm.cli.manifests import in_words_of, read_options
 from farm.cli.render_options import RenderOptions
-from jobs.errors import UsageError
 
 if TYPE_CHECKING:
     from farm.machine import Machine
     from jobs.library import Library
     from jobs.manifest import Manifest
     from jobs.steps import PlannedTask, Planning, Step
-    from workers.kinds import Checks
 
 _IGNORED_SHOWN = 5
 
@@ -106,6 +104,7 @@ def _step(
     note: Callable[[str], None],
 ) -> Document:
     """Return what a step would do; one that needs what an earlier step makes is planned when that is done."""
+    from farm.examination import checks_of, examine_task
     from jobs.plan import PlanSummary, plan_step
     from jobs.steps import Late, step_kind
 
@@ -118,41 +117,11 @@ def _step(
         summary.add(task)
     known |= {"planned": True, **asdict(summary)}
     if first is not None and step_kind(step.kind).examined:
-        told = _examine(at, step.kind, first, _checks(planning, first, machine, library, note))
+        checks = checks_of(first, planning, library, machine, note)
+        work = examine_task(at, step.kind, first, checks)
+        told = work.forecast(first.payload, first.items, checks) if work.forecast is not None else {}
         known |= told | _times(told, summary.tasks, first, machine)
     return known
-
-
-def _checks(
-    planning: Planning,
-    task: PlannedTask,
-    machine: Machine,
-    library: Library,
-    note: Callable[[str], None],
-) -> Checks:
-    from jobs.storage.opening import store_and_key
-    from workers.kinds import Checks
-
-    def read(url: str) -> bytes:
-        root, key = store_and_key(url)
-        return planning.opener(root, planning.store_options).read(key)
-
-    workers = min(task.workers[1], machine.workers)
-    return Checks(library.path, read, workers, machine.device, machine.memory_bytes, note)
-
-
-def _examine(at: tuple[str, int], kind: str, task: PlannedTask, checks: Checks) -> Document:
-    """Return what the kind of work says of a task, after it has looked whether it can be done."""
-    from jobs.schema import Mistake, refusal
-    from workers.kinds import load_kind
-
-    work = load_kind(kind)
-    try:
-        if work.check is not None:
-            work.check(task.payload, task.items, checks)
-        return work.forecast(task.payload, task.items, checks) if work.forecast is not None else {}
-    except UsageError as error:
-        raise refusal([Mistake(at, str(error))]) from error
 
 
 def _times(told: Document, tasks: int, task: PlannedTask, machine: Machine) -> Document:

@@ -1,0 +1,122 @@
+"""Looking at the first task of a step before any work starts: the kind of work itself says what is wrong.
+
+A kind of work may need torch and seconds to be loaded: only kinds of steps that are `examined` come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from farm.machine import Machine
+from jobs.errors import BadInputError, ManifestError, UsageError
+from jobs.library import Library
+from jobs.manifest import Manifest
+from jobs.plan import Checked, PlannedTask, Planning, begin_planning, plan_step
+from jobs.schema import Location, Mistake, refusal
+from jobs.steps import Step, step_kind
+from jobs.storage import store_and_key
+
+if TYPE_CHECKING:
+    from workers.kinds import Checks, Kind
+
+_LARGEST_INPUT_BYTES = 2 << 30
+
+
+def examine(manifest: Manifest, checked: Checked, library: Library, machine: Machine) -> list[str]:
+    """Look at the first task of each step whose kind of work does that.
+
+    Args:
+        manifest: One that `validate_plan` let pass.
+        checked: What it found.
+        library: Has the files and networks of the manifest.
+        machine: What the job may count on.
+
+    Returns:
+        What the user should know, though it stops nothing.
+
+    Raises:
+        ManifestError: With one line for each mistake and its path.
+        FarmError: If it could not be found out; trying again may help.
+    """
+    planning = begin_planning(manifest, checked)
+    notes: list[str] = []
+    refused: list[str] = []
+    for number, step in enumerate(manifest.steps):
+        if not step_kind(step.kind).examined:
+            continue
+        try:
+            task = _first_task(("steps", number), step, planning)
+            if task is not None:
+                checks = checks_of(task, planning, library, machine, notes.append)
+                examine_task(("steps", number), step.kind, task, checks)
+        except ManifestError as error:
+            refused += error.message.splitlines()
+    if refused:
+        raise ManifestError("\n".join(refused), "`farm schema` shows every key and its values")
+    return notes
+
+
+def _first_task(at: Location, step: Step, planning: Planning) -> PlannedTask | None:
+    try:
+        return next(plan_step(step, planning), None)
+    except UsageError as error:
+        raise refusal([Mistake(at, str(error))]) from error
+
+
+def checks_of(
+    task: PlannedTask,
+    planning: Planning,
+    library: Library,
+    machine: Machine,
+    note: Callable[[str], None],
+) -> Checks:
+    """Return what the check of a kind of work may use for a task.
+
+    Args:
+        task: To be looked at.
+        planning: That planned it.
+        library: Has its assets.
+        machine: What the job may count on.
+        note: Takes what the user should know, though it stops nothing.
+    """
+    from workers.kinds import Checks
+
+    def read(url: str) -> bytes:
+        root, key = store_and_key(url)
+        try:
+            return planning.opener(root, planning.store_options).read(key, limit_bytes=_LARGEST_INPUT_BYTES)
+        except FileNotFoundError:
+            raise UsageError(f"there is no file {url} any more", "submit again") from None
+
+    workers = min(task.workers[1], machine.workers)
+    device = machine.device.partition(":")[0]
+    return Checks(library.path, read, workers, device, machine.memory_bytes, note)
+
+
+def examine_task(at: Location, kind: str, task: PlannedTask, checks: Checks) -> Kind:
+    """Let the kind of work look whether a task can be done, and return the kind.
+
+    Args:
+        at: Path of the step; it goes before the paths that the kind names.
+        kind: Name of the kind of work.
+        task: To be looked at.
+        checks: What it may use.
+
+    Raises:
+        ManifestError: If it cannot be done, with one line for each mistake.
+        FarmError: If it could not be found out.
+    """
+    from workers.kinds import load_kind
+
+    work = load_kind(kind)
+    try:
+        if work.check is not None:
+            work.check(task.payload, task.items, checks)
+    except ManifestError as error:
+        path = str(Mistake(at, "")).rstrip(": ")
+        lines = "\n".join(f"{path}.{line}" for line in error.message.splitlines())
+        raise ManifestError(lines, error.hint) from error
+    except (UsageError, BadInputError) as error:
+        raise refusal([Mistake(at, str(error))]) from error
+    return work
