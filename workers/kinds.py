@@ -46,14 +46,21 @@ class Context(Protocol):
     """Compute threads of this worker."""
 
     models: ModelCache
+
     group: Group
+    """The workers that run this attempt together. All call the same methods of it, in the same order, until
+    they end; only the first of them (`rank` 0) has items, keeps files and checkpoints, and is heard."""
 
     def asset(self, sha256: str) -> Path:
         """Return a local file with the content of this hash, fetched from the farm's store if need be."""
         ...
 
     def should_stop(self) -> bool:
-        """Return whether to stop now (canceled, paused, past the lease). Ask between pictures."""
+        """Return whether to stop now (canceled, paused, past the lease). Ask between pictures.
+
+        What is done by then may still be kept, unless there was no time for that: then keeping it raises, and
+        so does waiting in `group`. Of a gang, the first member is asked, and tells the others where to stop.
+        """
         ...
 
     def progress(self, fraction: float, message: str = "") -> None:

@@ -6,16 +6,20 @@ import asyncio
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
 
+from farm.ray_group import Courier
 from farm.ray_pool import PoolOptions, RayPool
+from jobs.errors import Failure, FarmError, LeaseLostError
 from jobs.tasks import Event, GangPlace, TaskEnded, TaskMessage, WorkerReport
 from tests.farm import script_gang
 from tests.farm.homes import wait_for
@@ -226,6 +230,64 @@ def test_a_member_whose_gang_never_comes_stops_when_its_lease_runs_out(crew):
     [outcome] = crew.outcomes(task, workers[1:])
     assert outcome.startswith("stopped")
     assert outcome.endswith("its lease ran out")
+
+
+class Mailbox:
+    """Takes in letters, or not."""
+
+    def deliver(self, letter: str, _content: Any) -> None:
+        """Refuse what says so."""
+        if letter == "refuse":
+            raise RuntimeError("no room")
+
+
+def looked(courier: Courier, happened: Callable[[], object]) -> None:
+    def look() -> bool:
+        courier.look()
+        return bool(happened())
+
+    wait_for(look)
+
+
+def test_a_letter_to_a_member_that_is_gone_is_logged_once_and_no_error(crew, caplog):
+    actor: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+    ray.kill(actor)
+    courier = Courier([None, actor], ("w1", "w2"), lambda: None)
+    for _ in range(3):
+        courier.post({0: "letter", 1: "letter"}, np.zeros(1, np.uint8))  # type: ignore[dict-item]
+    looked(courier, lambda: len(caplog.messages) == 2)
+    courier.post({1: "letter"}, np.zeros(1, np.uint8))  # type: ignore[dict-item]
+    courier.look()
+    assert [message.split()[0] for message in caplog.messages] == ["w1", "w2"]
+
+
+def test_a_letter_that_is_lost_though_its_recipient_lives_ends_the_attempt(crew):
+    actor: Any = ray.remote(Mailbox).options(num_cpus=0).remote()
+    courier = Courier([None, actor], ("w1", "w2"), lambda: None)
+    courier.post({1: "letter"}, np.zeros(1, np.uint8))  # type: ignore[dict-item]
+    courier.post({1: "refuse"}, np.zeros(1, np.uint8))  # type: ignore[dict-item]
+    with pytest.raises(FarmError, match="a message to w2") as raised:
+        looked(courier, lambda: False)
+    assert raised.value.failure is Failure.WORKER_LOST
+
+
+def test_a_member_that_sends_much_waits_until_it_arrives_and_can_be_interrupted(crew):
+    """Its recipient takes nothing in: what is on its way stays bounded."""
+
+    class Frozen:
+        def deliver(self, _letter: str, _content: Any) -> None:
+            threading.Event().wait()
+
+    def interrupted() -> None:
+        raise LeaseLostError("it was asked to stop")
+
+    actor: Any = ray.remote(Frozen).options(num_cpus=0).remote()
+    courier, content = Courier([actor], ("w1",), interrupted), np.zeros(10 << 20, np.uint8)
+    for _ in range(6):
+        courier.post({0: "letter"}, content)  # type: ignore[dict-item]
+    with pytest.raises(LeaseLostError):
+        courier.post({0: "letter"}, content)  # type: ignore[dict-item]
+    ray.kill(actor)
 
 
 def test_there_are_places_for_all_that_were_asked_for_on_fewer_cores(crew):
