@@ -39,7 +39,7 @@ _PLACES = {key: field for field, key in _JOB_KEYS.items()} | {
 
 _MANIFEST_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _LONGEST_NAME = 80
-_STEP = "steps[0]."
+_STEP = "steps[0]"
 
 
 def read_options(options: RenderOptions) -> Manifest:
@@ -79,11 +79,16 @@ def in_words_of(options: RenderOptions) -> Iterator[None]:
 
 
 def _in_words(line: str, given: dict[str, Any]) -> str:
+    """Return a line about a manifest that was made of options, naming the option instead of the place."""
     place, colon, rest = line.partition(": ")
     if not colon:
         return line
-    if place.startswith(_STEP):
-        option = steps.option_of(place.removeprefix(_STEP), given)
+    if place == _STEP:  # what a kind of work says may begin with one of its keys
+        key, colon, more = rest.partition(": ")
+        option = steps.option_of(key, given) if colon else None
+        return f"{option}: {more}" if option else rest
+    if place.startswith(f"{_STEP}."):
+        option = steps.option_of(place.removeprefix(f"{_STEP}."), given)
     else:
         field = _PLACES.get(place)
         option = field and steps.flag(field)
@@ -155,10 +160,11 @@ def _completed(manifest: Manifest) -> Manifest:
 
 def _default_output(step: Any) -> str | None:
     """Return the folder beside the inputs of a step, or None for a step that has none."""
+    from jobs.optimize_step import OptimizeStep
+
     inputs, styles = getattr(step, "inputs", None), getattr(step, "styles", None)
-    paintings = getattr(step, "style_images", None)
-    if inputs and paintings:
-        return paths.default_output(inputs, [steps.stem(paintings[0].image)])
+    if isinstance(step, OptimizeStep):
+        styles = [step.style_name]
     if not inputs or not isinstance(styles, list):
         return None
     return paths.default_output(inputs, [style for style in styles if isinstance(style, str)])

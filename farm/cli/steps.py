@@ -111,12 +111,7 @@ def style_names(given: Given) -> list[str]:
     """Return what results are called after: the styles, or the first painting."""
     if "style" in given:
         return list(given["style"])
-    return [stem(image) for image in given.get("style_image", ())[:1]]
-
-
-def stem(place: str) -> str:
-    """Return the name of a file without its extension, as a part of a name."""
-    return Path(place.rstrip("/")).stem
+    return [Path(image.rstrip("/")).stem for image in given["style_image"][:1]]
 
 
 # --- which kind -----------------------------------------------------------------------------------
@@ -223,7 +218,7 @@ def _setting(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     key = key.strip()
     if not sign or not all(key.split(".")):
-        raise UsageError(f"--set: {text!r} is not KEY=VALUE", "such as --set optimizer.history=40")
+        raise UsageError(f"--set: {text!r} is not KEY=VALUE", "such as --set stop.improvement=0.001")
     try:
         return key, read_value(value)
     except ManifestError as error:

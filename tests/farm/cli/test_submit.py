@@ -237,11 +237,90 @@ def test_a_wrong_value_is_one_line_about_its_option_with_a_hint(
     assert result.stdout == ""
 
 
+WRONG_OPTIMIZATIONS: list[list[str]] = [
+    ["--style-image", ""],
+    ["--style-image", "ftp://host/painting.jpg"],
+    ["--style-weights", "1,2"],
+    ["--style-weights", "-1"],
+    ["--style-weights", "nan"],
+    ["--preset", "gaty"],
+    ["--loss-network", ""],
+    ["--optimizer", "sgd"],
+    ["--size", "8"],
+    ["--size", "huge"],
+    ["--iterations", "0"],
+    ["--smallest", "1024"],
+    ["--scales", "256"],
+    ["--scales", "512:10,256:10"],
+    ["--scales", "8:10,64:10"],
+    ["--scales", "256:0"],
+    ["--tile", "100"],
+    ["--tile", "0"],
+    ["--save-every", "0"],
+    ["--content-weight", "-1"],
+    ["--style-weight", "inf"],
+    ["--tv-weight", "much"],
+    ["--style-scale", "0"],
+    ["--init", "nose"],
+    ["--colors", "rgb"],
+    ["--seed", "-1"],
+    ["--precision", "fp8"],
+    ["--workers", "0"],
+    ["--workers", "3-2"],
+    ["--workers", "two"],
+    ["--threads", "0"],
+    ["--max-size", "512"],
+    ["--chunk-items", "4"],
+    ["--set", "checkpoint.seconds=-1"],
+    ["--set", "optimizer={}"],
+    ["--set", "colours=yuv"],
+    ["--set", "size_px=large"],
+    ["--set", "stop.improvement=2"],
+]
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize("options", WRONG_OPTIMIZATIONS, ids=" ".join)
+def test_a_wrong_value_of_an_optimization_is_one_line_about_its_option_with_a_hint(
+    farm_cli: Cli, played: PlayedFarm, options: list[str]
+) -> None:
+    painting = [] if options[0] == "--style-image" else ["--style-image", "painting.jpg"]
+    result = farm_cli("render", "photos", *painting, *options)
+    assert result.exit_code == 2
+    assert not played.requests, "nothing wrong is handed in"
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert options[0] in error
+    assert hint.startswith("hint: ")
+
+
+def test_a_render_for_a_painting_is_handed_in_whole(
+    farm_cli: Cli, played: PlayedFarm, photos: Path, machine: Path
+) -> None:
+    """With paths that hold anywhere, a name of picture and painting, and a folder beside the picture."""
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    options = ["--scales", "64:20,128:10", "--workers", "2", "--init", "start.png", "--set", "stop.loss=0.5"]
+    assert farm_cli("submit", "photos/a.jpg", "--style-image", "art/night.v2.jpg", *options).exit_code == 0
+    manifest = submitted(played)
+    assert (manifest["name"], manifest["output"]) == ("a-night.v2", f"{photos}/a-night.v2")
+    (step,) = manifest["steps"]
+    assert [style["image"] for style in step["style_images"]] == [f"{machine}/art/night.v2.jpg"]
+    wanted = {
+        "kind": "optimize",
+        "inputs": [f"{photos}/a.jpg"],
+        "size_px": 128,
+        "workers": {"min": 2, "max": 2},
+        "init": {"kind": "picture", "image": f"{machine}/start.png"},
+        "stop": {"loss": 0.5},
+    }
+    assert given(step, wanted) == wanted
+
+
 def test_every_option_has_a_wrong_value_above() -> None:
     """Only switches and free text are always right; a profile that is not there is found when it is used."""
     always_right = {"inputs", "recursive", "s3_region", "s3_profile", "s3_path_style"}
     assert {steps.flag(f.name) for f in fields(RenderOptions) if f.name not in always_right} <= {
-        options[0] for options in WRONG
+        options[0] for options in WRONG_OPTIMIZATIONS + WRONG
     }
 
 
@@ -278,14 +357,19 @@ def test_a_job_needs_an_input_and_a_style(farm_cli: Cli, command: str) -> None:
 def test_what_the_farm_refuses_is_said_in_the_words_of_the_options(
     farm_cli: Cli, played: PlayedFarm, photos: Path
 ) -> None:
-    message = "steps[0].styles[1]: there is no style 'cand'\nsteps[0].inputs[0]: no such folder\nother: wrong"
+    message = (
+        "steps[0].styles[1]: there is no style 'cand'\nsteps[0].inputs[0]: no such folder\nother: wrong\n"
+        "steps[0]: quality: too low\nsteps[0]: it is in vain: sorry"
+    )
     played.refuse("POST", "/v1/jobs", "ManifestError", message, status=422)
     result = farm_cli("render", str(photos), "-s", "candy", "-s", "cand")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[:3] == [
+    assert result.stderr.splitlines()[:-1] == [
         "error: --style: there is no style 'cand'",
         "error: INPUT: no such folder",
         "error: other: wrong",
+        "error: --quality: too low",
+        "error: it is in vain: sorry",
     ]
 
 
