@@ -35,6 +35,13 @@ class Submission(BaseModel):
     client_token: str | None = None
 
 
+class Further(BaseModel):
+    """How a finished optimization goes on."""
+
+    iterations: int
+    client_token: str | None = None
+
+
 def create_app(controller: Controller, token: str) -> FastAPI:
     """Return the api of a controller; every route but the documentation asks for the token.
 
@@ -106,8 +113,7 @@ def _add_jobs(app: FastAPI, controller: Controller, authorize: list[Any]) -> Non
     view = controller.view
 
     async def submit_and_keep(submission: Submission) -> str:
-        if controller.closing:
-            raise NoFarmError("the farm is ending", "ask again: the next command starts another")
+        _refuse_when_closing(controller)
         job_id = await controller.commands.submit(submission.manifest, submission.client_token)
         controller.flush()
         return job_id
@@ -168,6 +174,11 @@ def _add_renders(app: FastAPI, view: View, authorize: list[Any]) -> None:
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
+def _refuse_when_closing(controller: Controller) -> None:
+    if controller.closing:
+        raise NoFarmError("the farm is ending", "ask again: the next command starts another")
+
+
 def _preview(output: str, options: StoreOptions, key: str) -> bytes:
     try:
         return open_store(output, options).read(key)
@@ -186,6 +197,14 @@ def _add_commands(app: FastAPI, controller: Controller, authorize: list[Any]) ->
         summary = (command.__doc__ or name).splitlines()[0]
         route = app.post(f"/v1/jobs/{{job}}:{name}", dependencies=authorize, tags=["jobs"], summary=summary)
         route(_command_route(controller, command))
+
+    @app.post("/v1/jobs/{job}:extend", dependencies=authorize, status_code=201, tags=["jobs"])
+    async def extend(job: str, further: Further) -> dict[str, Any]:
+        """Go on with the pictures of a finished optimization, as a new job; a token makes only one."""
+        _refuse_when_closing(controller)
+        job_id = await controller.commands.extend(job, further.iterations, further.client_token)
+        controller.flush()
+        return controller.view.job(job_id)
 
 
 def _command_route(

@@ -1,12 +1,13 @@
-"""What a person may ask of jobs: submit, pause, resume, cancel, retry. The caller commits."""
+"""What a person may ask of jobs: submit, extend, pause, resume, cancel, retry. The caller commits."""
 
 from __future__ import annotations
 
 import getpass
 import json
 import secrets
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,8 +19,42 @@ from farm.running import JobRun
 from farm.views import View
 from jobs.errors import UsageError
 from jobs.manifest import Manifest, load_manifest
+from jobs.optimize_step import OptimizeStep
 from jobs.plan import Checked
 from jobs.states import ENDED_JOBS, ItemState, JobState, StepState, TaskState, move
+
+
+def extended(manifest: Manifest, job: str, iterations: int) -> Manifest:
+    """Return the manifest that goes on with the optimizations of another one, and does nothing else.
+
+    Raises:
+        UsageError: If there are none, or they kept no state.
+        ManifestError: If the number of iterations is not possible.
+    """
+    steps = [step for step in manifest.steps if isinstance(step, OptimizeStep)]
+    if not steps:
+        raise UsageError(f"job {job} has no optimize step", "only optimizations can go on")
+    forgetful = [step.name for step in steps if not step.keep_state]
+    if forgetful:
+        raise UsageError(
+            f"job {job} kept no state: keep_state is false in {', '.join(forgetful)}",
+            "render it again with keep_state: true",
+        )
+    names = {step.name for step in steps}
+    document = manifest.document()
+    document["steps"] = [
+        {
+            **step.model_dump(mode="json", by_alias=True),
+            "needs": [need for need in step.needs if need in names],
+            "extends": {"job": job, "iterations": [*_earlier(step), iterations]},
+        }
+        for step in steps
+    ]
+    return load_manifest(document)
+
+
+def _earlier(step: OptimizeStep) -> list[int]:
+    return step.extends.iterations if step.extends else []
 
 
 class Commands:
@@ -56,8 +91,55 @@ class Commands:
         """
         if known := self._known(client_token):
             return known
-        manifest = load_manifest(document)
-        checked = await self._planner.check(manifest)
+        return await self._take(load_manifest(document), client_token)
+
+    async def extend(self, word: str, iterations: int, client_token: str | None = None) -> str:
+        """Go on with the pictures of a finished optimization, as a new job into the same output.
+
+        Args:
+            word: The finished job.
+            iterations: How many more, at the last scale of each picture.
+            client_token: The same token gives the same job.
+
+        Raises:
+            UsageError: If there is no such job, or nothing to go on with.
+        """
+        if known := self._known(client_token):
+            return known
+        job_id = self._view.resolve(word)
+        row = self._ledger.read("SELECT * FROM jobs WHERE id=?", job_id)[0]
+        manifest = extended(load_manifest(json.loads(row["manifest"])), job_id, iterations)
+        self._check_finished(row, [step.name for step in manifest.steps])
+        return await self._take(manifest, client_token, json.loads(row["assets"]))
+
+    def _check_finished(self, row: sqlite3.Row, steps: list[str]) -> None:
+        """Refuse to go on with a job that is not finished, or has finished nothing itself."""
+        job_id, state = row["id"], JobState(row["state"])
+        if state not in {JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS}:
+            hints = {
+                JobState.FAILED: "`farm retry` goes on with it",
+                JobState.CANCELED: "submit it again",
+            }
+            raise UsageError(f"job {job_id} is not finished: it is {state}", hints.get(state, "wait for it"))
+        made = self._ledger.read(
+            "SELECT DISTINCT step FROM items WHERE job=? AND state=?", job_id, ItemState.DONE
+        )
+        if {item["step"] for item in made} & set(steps):
+            return
+        makers = self._ledger.read(
+            "SELECT j.id FROM jobs j JOIN items i ON i.job=j.id WHERE j.output=? AND i.state=? "
+            "AND i.output_key IN (SELECT output_key FROM items WHERE job=?) ORDER BY j.number DESC LIMIT 1",
+            row["output"],
+            ItemState.DONE,
+            job_id,
+        )
+        hint = f"extend job {makers[0]['id']}, which made them" if makers else ""
+        raise UsageError(f"job {job_id} made no picture itself", hint)
+
+    async def _take(
+        self, manifest: Manifest, client_token: str | None, assets: Mapping[str, str] | None = None
+    ) -> str:
+        checked = await self._planner.check(manifest, assets)
         if known := self._known(client_token):  # asked again while the first one was being checked
             return known
         job = self._record(manifest, checked, client_token)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from farm.machine import Machine
-from jobs.errors import BadInputError, ManifestError, UsageError
+from jobs.errors import BadInputError, FarmError, ManifestError, UsageError
 from jobs.library import Library
 from jobs.manifest import Manifest
 from jobs.plan import Checked, PlannedTask, Planning, begin_planning, plan_step
@@ -98,13 +98,13 @@ def examine_task(at: Location, kind: str, task: PlannedTask, checks: Checks) -> 
     """Let the kind of work look whether a task can be done, and return the kind.
 
     Args:
-        at: Path of the step; it goes before the paths that the kind names.
+        at: Path of the step; it goes before the key that the kind names.
         kind: Name of the kind of work.
         task: To be looked at.
         checks: What it may use.
 
     Raises:
-        ManifestError: If it cannot be done, with one line for each mistake.
+        ManifestError: If it cannot be done.
         FarmError: If it could not be found out.
     """
     from workers.kinds import load_kind
@@ -113,10 +113,14 @@ def examine_task(at: Location, kind: str, task: PlannedTask, checks: Checks) -> 
     try:
         if work.check is not None:
             work.check(task.payload, task.items, checks)
-    except ManifestError as error:
-        path = str(Mistake(at, "")).rstrip(": ")
-        lines = "\n".join(f"{path}.{line}" for line in error.message.splitlines())
-        raise ManifestError(lines, error.hint) from error
     except (UsageError, BadInputError) as error:
-        raise refusal([Mistake(at, str(error))]) from error
+        raise refusal([_placed(at, kind, error)]) from error
     return work
+
+
+def _placed(at: Location, kind: str, error: FarmError) -> Mistake:
+    """Return what is wrong with a step; an error that begins with one of its keys is about that."""
+    key, _, rest = error.message.partition(": ")
+    if key in step_kind(kind).model.model_fields:
+        return Mistake((*at, key), str(type(error)(rest, error.hint)))
+    return Mistake(at, str(error))

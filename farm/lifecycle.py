@@ -136,7 +136,8 @@ class Lifecycle:
         self._ledger.commit()
         try:
             if job.total:
-                await asyncio.to_thread(self._leave_in_order, job, state, finished_at, self._swept_age_s(job))
+                age_s, resumable = self._swept_age_s(job), self._resumable(job)
+                await asyncio.to_thread(self._leave_in_order, job, state, finished_at, age_s, resumable)
         except Exception as error:  # whatever keeps the report from being written must not keep the job
             log.warning("no report of %s", job.id, exc_info=error)
             reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
@@ -149,16 +150,31 @@ class Lifecycle:
         del self._dispatcher.jobs[job.id]
 
     def _leave_in_order(
-        self, job: JobRun, state: JobState, finished_at: float, swept_age_s: float | None
+        self,
+        job: JobRun,
+        state: JobState,
+        finished_at: float,
+        swept_age_s: float | None,
+        resumable: set[str],
     ) -> None:
         """Do what a job leaves to do in its output; in a thread, since stores may be slow."""
         store = open_store(job.output, job.store_options)
         if swept_age_s is not None:
             store.sweep(swept_age_s)
-        if state is JobState.COMPLETED:
-            for entry in list(store.list(f"{FARM_PREFIX}/jobs/{job.id}/checkpoints")):
+        for entry in list(store.list(f"{FARM_PREFIX}/jobs/{job.id}/checkpoints")):
+            if entry.key.split("/")[-2] not in resumable:
                 store.delete(entry.key)
         write_report(self._ledger.path, store, job.id, state, finished_at)
+
+    def _resumable(self, job: JobRun) -> set[str]:
+        """Return the tasks with items that are not made: `farm retry` goes on from their checkpoints."""
+        rows = self._ledger.read(
+            "SELECT DISTINCT task FROM items WHERE job=? AND state NOT IN (?, ?)",
+            job.id,
+            ItemState.DONE,
+            ItemState.SKIPPED,
+        )
+        return {str(row["task"]) for row in rows}
 
     def _swept_age_s(self, job: JobRun) -> float | None:
         """Return how old the leavings of lost attempts are at least, or None if there can be none.

@@ -42,7 +42,7 @@ class Outcomes:
         del lease.open[event.item]
         lease.advanced = True
         if event.state is ItemState.DONE:
-            lease.pixels_done += _pixels(event)
+            lease.pixels_computed += int(event.detail.get("pixel_evaluations", _pixels(event)))
         self._end_item(job, lease, item, event)
 
     def _again(self, lease: Lease, item: Item, failure: Failure, worker: str) -> bool:
@@ -105,8 +105,9 @@ class Outcomes:
 
     def _ended(self, job: JobRun, lease: Lease, member: Member, ended: TaskEnded) -> None:
         task = lease.task
-        if lease.pixels_done and ended.device_s > 0:
-            self._ledger.rate(task.affinity, megapixels=lease.pixels_done / 1e6, device_s=ended.device_s)
+        if lease.pixels_computed and ended.device_s > 0:
+            megapixels = lease.pixels_computed / 1e6
+            self._ledger.rate(task.affinity, megapixels=megapixels, device_s=ended.device_s)
         if ended.outcome == "failed" and lease.open:
             failure = ended.failure or Failure.ERROR
             task.failures[failure] += 1

@@ -113,7 +113,7 @@ class Lease:
     heard_at: float
     in_flight: set[int] = field(default_factory=set)
     retry_at: float = 0.0
-    pixels_done: int = 0
+    pixels_computed: int = 0
     advanced: bool = False
     stop_sent_at: float | None = None
     at_once: bool = False

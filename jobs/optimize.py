@@ -255,7 +255,7 @@ class RenderSettings(Section):
         return self.size_px
 
 
-def state_file(output_key: str) -> str:
+def state_name(output_key: str) -> str:
     """Return the name under which a job keeps the last state of a picture (`Context.keep_file`)."""
     return f"final/{output_key}.state"
 

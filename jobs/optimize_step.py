@@ -21,7 +21,7 @@ from jobs.optimize import (
     RenderSettings,
     StyleImageRef,
     Weight,
-    state_file,
+    state_name,
 )
 from jobs.paths import anchor, default_pattern
 from jobs.pictures import InputPlaces, NamePattern, Recursive, check_inputs, list_pictures, name_result
@@ -194,7 +194,7 @@ def _payload(step: OptimizeStep, planning: Planning) -> OptimizePayload:
 
 
 def _is_kept(extension: Extension, key: str, output: Store) -> bool:
-    return output.stat(f"{FARM_PREFIX}/jobs/{extension.job}/{state_file(key)}") is not None
+    return output.stat(f"{FARM_PREFIX}/jobs/{extension.job}/{state_name(key)}") is not None
 
 
 def _result_megapixels(step: OptimizeStep) -> float:
