@@ -40,6 +40,9 @@ class Entry:
     EXAMPLE: ClassVar[str] = "name"
     """A name, for those who wrote one that cannot be."""
 
+    TAKEN: ClassVar[str] = "take another name"
+    """What to do where the name belongs to another one that could go."""
+
     name: str
     sha256: str
     bundled: bool = field(default=False, kw_only=True)
@@ -115,7 +118,7 @@ class Names(Generic[E]):
             self._store.write(key, entry.to_json())
             return True
         word = self._kind.WORD
-        hint = "take another name" if standing.bundled else f"remove that {word} first, or take another name"
+        hint = Entry.TAKEN if standing.bundled else self._kind.TAKEN
         raise UsageError(f"there is another {word} named {entry.name!r}", hint)
 
     def get(self, name: str) -> E:

@@ -39,6 +39,7 @@ class StyleEntry(Entry):
     WORD: ClassVar[str] = "style"
     FOLDER: ClassVar[str] = "styles"
     EXAMPLE: ClassVar[str] = "candy"
+    TAKEN: ClassVar[str] = "remove that style first, or take another name"
 
     format: str
     width: int
@@ -69,7 +70,7 @@ class NetworkEntry(Entry):
         architecture: `vgg16`, `vgg19`.
         family: Of its weights, and so their preprocessing: `torchvision`, `caffe`.
         channel_scaled: Whether every channel was divided by a factor when it was added.
-        deepest_layer: The last convolution that it has, such as `conv5_4`.
+        deepest_layer: The last layer that a loss can use, such as `relu5_4`.
         size_bytes: Size of its file.
         created_at: When it was added, in seconds since the epoch.
         source: Where it came from: a file name, or what is fetched.
@@ -79,6 +80,7 @@ class NetworkEntry(Entry):
     WORD: ClassVar[str] = "loss network"
     FOLDER: ClassVar[str] = "networks"
     EXAMPLE: ClassVar[str] = "vgg19"
+    TAKEN: ClassVar[str] = "say --replace, or take another name"
 
     architecture: str
     family: str

@@ -10,13 +10,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from farm.cli import control, serve, status, styles, submit, view
+from farm.cli import control, presets, serve, status, styles, submit, view, weights
 from jobs.errors import FarmError, NoFarmError, UsageError
 
 USAGE, NO_FARM, OTHER = 2, 7, 1
 """Exit codes of commands that could not do what was asked; `view.EXIT_CODES` has those of jobs."""
 
-_WORK, _LOOK, _ACT, _RUN, _KEEP = "Render", "Look", "Act on a job", "Run a farm", "Styles and manifests"
+_WORK, _LOOK, _ACT, _RUN, _KEEP = (
+    "Render",
+    "Look",
+    "Act on a job",
+    "Run a farm",
+    "Styles, weights and manifests",
+)
 
 
 class FarmCommands(TyperGroup):
@@ -58,7 +64,7 @@ class FarmCommands(TyperGroup):
         if self.debug:
             traceback.print_exception(error)
         words = [word for word in args[:2] if not word.startswith("-")]
-        command = words if words[:1] == ["styles"] else words[:1]
+        command = words if words[:1] in (["styles"], ["weights"]) else words[:1]
         _complain(error.message, error.hint or f"see `{' '.join(['farm', *command, '--help'])}`")
         if isinstance(error, NoFarmError):
             return NO_FARM
@@ -161,5 +167,7 @@ _add("farm retry photos-candy", control.retry, _ACT)
 _add("farm up --workers 2 --threads 4", serve.up, _RUN)
 _add("farm down", serve.down, _RUN)
 app.add_typer(styles.commands, name="styles", rich_help_panel=_KEEP)
+app.add_typer(weights.commands, name="weights", rich_help_panel=_KEEP)
+_add("farm presets crowson", presets.presets, _KEEP)
 _add("farm schema > manifest.schema.json", submit.schema, _KEEP)
 _add("farm version", serve.version, _KEEP)

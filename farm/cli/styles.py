@@ -31,14 +31,14 @@ def library(aside: Path | None = None) -> Library:
         aside: A folder that takes what is put into it, so that the farm's own is only read.
 
     Raises:
-        UsageError: If another machine's farm is named: its styles are kept there.
+        UsageError: If another machine's farm is named: its styles and loss networks are kept there.
     """
     from jobs.library import Library
     from jobs.storage import open_store
 
     if local.is_remote():
         raise UsageError(
-            "FARM_ADDRESS names a farm, and its styles are kept where it runs",
+            "FARM_ADDRESS names a farm, and its styles and loss networks are kept where it runs",
             "do this on that machine, or unset FARM_ADDRESS",
         )
     farm = local.here()

@@ -1,35 +1,26 @@
-"""Files of loss networks: those that others made, and our own.
-
-Ours is safetensors with what must be known to use it. The same network and metadata always give the same
-bytes, so that a network has one content hash. Tensors are float16 where that loses nothing, else float32.
-"""
+"""Files of loss networks: those that others made, and our own."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from workers.nst.features import PREPROCESSING, LossNetwork, architecture, build_network
-from workers.nst.weights_files import check_file, read_state
-
-FILE_VERSION = 1
-
-_METADATA_KEY = "stylefarm-loss-network"
+from workers.nst.features import BLOCKS, PREPROCESSING, LossNetwork, architecture, build_network
+from workers.nst.own_files import Document, OwnFile, read_safetensors
+from workers.nst.weights_files import is_safetensors, read_state
 
 _FEATURES = re.compile(r"(?:features\.)?(\d+)\.(weight|bias)")
 _NAMED = re.compile(r"(conv\d_\d)\.(weight|bias)")
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkMetadata:
+class NetworkMetadata(Document):
     """What a file of a loss network says of itself.
 
     Attributes:
@@ -37,51 +28,98 @@ class NetworkMetadata:
         family: Of the weights, and so the preprocessing: `torchvision`, `caffe`.
         channel_scaled: Whether every channel was divided by a factor when the weights were added.
         origin_sha256: Content hash of the file it was made from, or an empty string.
-        version: Of this layout.
     """
 
     architecture: str
     family: str
     channel_scaled: bool = False
     origin_sha256: str = ""
-    version: int = FILE_VERSION
+
+
+_FILE = OwnFile("stylefarm-loss-network", NetworkMetadata, "loss network")
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignNetwork:
+    """A file of a loss network that someone else made, of torch or safetensors, as it was read.
+
+    Keys may be torchvision's and jcjohnson's (`features.0.weight`; classifiers are dropped) or Gatys'
+    (`conv1_1.weight`). It may end early, at any convolution.
+
+    Attributes:
+        path: The file.
+        state: Its parameters, of any floating dtype.
+    """
+
+    path: Path
+    state: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file, without running code.
+
+        Raises:
+            ValueError: Saying what is wrong with it.
+        """
+        return cls(path, read_safetensors(path)[0] if is_safetensors(path) else read_state(path))
+
+    @property
+    def architectures(self) -> list[str]:
+        """Those whose keys these are: one if that is certain, several if the file ends before they differ."""
+        return [name for name in BLOCKS if not self._objection(name)]
+
+    @property
+    def family(self) -> str:
+        """Of the weights where the keys make it certain, else an empty string: others may be of any."""
+        return "caffe" if any(map(_NAMED.fullmatch, self.state)) else ""
+
+    def network(self, name: str, family: str, channel_scale: Path | None = None) -> LossNetwork:
+        """Return the network, float32.
+
+        Args:
+            name: Of the architecture: `vgg16`, `vgg19`.
+            family: Of the weights: the same keys may want different preprocessing, so it must be said.
+            channel_scale: A file with a positive factor for each channel of each convolution (`features.0`
+                or `conv1_1`), such as its mean activation, which is folded into the weights.
+
+        Raises:
+            ValueError: Saying what is wrong with a file.
+        """
+        if objection := self._objection(name):
+            raise ValueError(f"{self.path.name} holds no {name}: {objection}")
+        state = _by_layer(self.state, name)
+        layers = [layer for layer in _convolutions(name) if f"{layer}.weight" in state]
+        parameters = _parameters(state, layers, self.path)
+        if channel_scale is not None:
+            parameters = _fold(parameters, _scales(channel_scale, name), layers, channel_scale)
+        try:
+            return build_network(name, parameters, family)
+        except ValueError as error:
+            raise ValueError(f"{self.path.name}: {error}") from error
+
+    def _objection(self, name: str) -> str:
+        """Return why this is no network of an architecture, or an empty string if it is one."""
+        convolutions = _convolutions(name)
+        state = _by_layer(self.state, name)
+        found = [layer for layer in convolutions if f"{layer}.weight" in state]
+        if not found or found != convolutions[: len(found)]:
+            return f"it lacks {next(layer for layer in convolutions if layer not in found)}"
+        strange = [key.removesuffix(".unknown") for key in state if key.split(".")[0] not in found]
+        return f"it has {strange[0]} beside it" if strange else ""
 
 
 def import_loss_network(path: Path, name: str, family: str, channel_scale: Path | None = None) -> LossNetwork:
-    """Return the network in a file of torch that someone else made.
-
-    Keys may be torchvision's and jcjohnson's (`features.0.weight`; classifiers are dropped) or Gatys'
-    (`conv1_1.weight`). Any floating dtype; the network is float32.
-
-    Args:
-        path: The file.
-        name: Of the architecture: `vgg16`, `vgg19`. A file may end early, at any convolution.
-        family: Of the weights: the same keys may want different preprocessing, so it must be said.
-        channel_scale: A file of torch with a positive factor for each channel of each convolution
-            (`features.0` or `conv1_1`), such as its mean activation, which is folded into the weights.
+    """Return the network in a file that someone else made; see `ForeignNetwork`.
 
     Raises:
         ValueError: Saying what is wrong with the file.
     """
-    convolutions = [layer for layer, kind in architecture(name) if kind == "conv"]
-    state = _by_layer(read_state(path), name)
-    found = [layer for layer in convolutions if f"{layer}.weight" in state]
-    if not found or found != convolutions[: len(found)]:
-        missing = next(layer for layer in convolutions if layer not in found)
-        raise ValueError(f"{path.name} holds no {name}: it lacks {missing}")
-    strange = [key.removesuffix(".unknown") for key in state if key.split(".")[0] not in found]
-    if strange:
-        raise ValueError(f"{path.name} holds no {name}: it has {strange[0]} beside it")
-    parameters = []
-    for layer in found:
-        pair = tuple(_number(state, f"{layer}.{part}", path) for part in ("weight", "bias"))
-        parameters.append((pair[0], pair[1]))
-    if channel_scale is not None:
-        parameters = _fold(parameters, _scales(channel_scale, name), found, channel_scale)
-    try:
-        return build_network(name, parameters, family)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+    return ForeignNetwork.read(path).network(name, family, channel_scale)
+
+
+def is_loss_network(path: Path) -> bool:
+    """Return whether the file looks like our own file of a loss network, without reading its weights."""
+    return _FILE.recognizes(path)
 
 
 def encode_loss_network(network: LossNetwork, metadata: NetworkMetadata) -> bytes:
@@ -99,8 +137,8 @@ def encode_loss_network(network: LossNetwork, metadata: NetworkMetadata) -> byte
     for layer in network.layers:
         for part, value in (("weight", layer.weight), ("bias", layer.bias)):
             if value is not None:
-                tensors[f"{layer.name}.{part}"] = _compact(value.cpu().contiguous())
-    return save(tensors, {_METADATA_KEY: json.dumps(asdict(metadata), sort_keys=True)})
+                tensors[f"{layer.name}.{part}"] = value
+    return _FILE.encode(tensors, metadata)
 
 
 def load_loss_network(path: Path) -> tuple[LossNetwork, NetworkMetadata]:
@@ -109,20 +147,22 @@ def load_loss_network(path: Path) -> tuple[LossNetwork, NetworkMetadata]:
     Raises:
         ValueError: If it is no such file, is damaged, or was made by a later version.
     """
-    check_file(path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = _metadata(file.metadata() or {}, path)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is not a safetensors file, or cut off ({error})") from error
-    convolutions = [layer for layer, kind in architecture(metadata.architecture) if kind == "conv"]
-    parameters = [
-        (_number(state, f"{layer}.weight", path), _number(state, f"{layer}.bias", path))
-        for layer in convolutions
-        if f"{layer}.weight" in state
+    state, metadata = _FILE.read(path)
+    if metadata.family not in PREPROCESSING:
+        raise ValueError(f"{path.name} has preprocessing {metadata.family!r}, which is not known")
+    layers = [layer for layer in _convolutions(metadata.architecture) if f"{layer}.weight" in state]
+    return build_network(metadata.architecture, _parameters(state, layers, path), metadata.family), metadata
+
+
+def _convolutions(name: str) -> list[str]:
+    return [layer for layer, kind in architecture(name) if kind == "conv"]
+
+
+def _parameters(state: Mapping[str, Tensor], layers: list[str], path: Path) -> list[tuple[Tensor, Tensor]]:
+    """Return the weight and bias of each layer, float32."""
+    return [
+        (_number(state, f"{layer}.weight", path), _number(state, f"{layer}.bias", path)) for layer in layers
     ]
-    return build_network(metadata.architecture, parameters, metadata.family), metadata
 
 
 def _by_layer(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -158,7 +198,7 @@ def _number(state: Mapping[str, Tensor], key: str, path: Path) -> Tensor:
 def _scales(path: Path, name: str) -> dict[str, Tensor]:
     """Return the factor of each channel by layer."""
     layers = {f"features.{index}": layer for index, (layer, _) in enumerate(architecture(name))}
-    return {layers.get(key, key): value for key, value in read_state(path).items()}
+    return {layers.get(key, key): value for key, value in ForeignNetwork.read(path).state.items()}
 
 
 def _fold(
@@ -179,24 +219,3 @@ def _fold(
         folded.append((scaled.float(), (bias.double() / factors).float()))
         before = factors
     return folded
-
-
-def _compact(value: Tensor) -> Tensor:
-    half = value.half()
-    return half if torch.equal(half.float(), value.float()) else value.float()
-
-
-def _metadata(found: dict[str, str], path: Path) -> NetworkMetadata:
-    if _METADATA_KEY not in found:
-        raise ValueError(f"{path.name} says nothing of its network: it is no loss network of stylefarm")
-    try:
-        document = json.loads(found[_METADATA_KEY])
-        known = {field.name for field in fields(NetworkMetadata)}
-        metadata = NetworkMetadata(**{key: value for key, value in document.items() if key in known})
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path.name} has metadata that cannot be read ({error})") from error
-    if metadata.version != FILE_VERSION:
-        raise ValueError(f"{path.name} has layout {metadata.version}; this version reads {FILE_VERSION}")
-    if metadata.family not in PREPROCESSING:
-        raise ValueError(f"{path.name} has preprocessing {metadata.family!r}, which is not known")
-    return metadata

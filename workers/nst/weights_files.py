@@ -108,6 +108,21 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path.name} has {size_bytes >> 20} MiB; {LARGEST_FILE_BYTES >> 20} are allowed")
 
 
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as safetensors do.
+
+    Raises:
+        ValueError: If there is no file to be read.
+    """
+    check_file(path)
+    with path.open("rb") as file:
+        return _is_safetensors(file.read(9))
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{"
+
+
 def _load(path: Path) -> Any:
     """Return what is in a file of torch, made of tensors and plain containers alone."""
     check_file(path)
@@ -116,7 +131,7 @@ def _load(path: Path) -> Any:
     for magic, what in _NOT_TORCH:
         if head.startswith(magic):
             raise ValueError(f"{path.name} is {what}")
-    if head[8:9] == b"{":
+    if _is_safetensors(head):
         raise ValueError(f"{path.name} is a safetensors file, not one of torch")
     if head.startswith(b"PK"):
         _check_archive(path)

@@ -57,6 +57,13 @@ FROZEN = {
     "styles list": ["--json"],
     "styles show": ["name", "--json"],
     "styles remove": ["name"],
+    "weights list": ["--json"],
+    "weights fetch": ["name", "--replace", "--json"],
+    "weights add": [
+        *("name", "file", "--preprocessing", "--channel-scale", "--architecture", "--replace", "--json")
+    ],
+    "weights remove": ["name"],
+    "presets": ["name", "--json"],
     "schema": [],
     "version": ["--json"],
 }
@@ -88,7 +95,7 @@ def test_commands_and_options_are_those_that_scripts_rely_on() -> None:
     }
 
 
-@pytest.mark.parametrize("words", [*COMMANDS, "", "styles"])
+@pytest.mark.parametrize("words", [*COMMANDS, "", "styles", "weights"])
 def test_help_says_what_a_command_does_and_shows_an_example(cli: Cli, words: str) -> None:
     result = cli(*words.split(), "--help")
     assert result.exit_code == 0
@@ -96,7 +103,7 @@ def test_help_says_what_a_command_does_and_shows_an_example(cli: Cli, words: str
     assert f"Example: farm {words}".rstrip() in " ".join(result.stdout.split())
 
 
-@pytest.mark.parametrize("words", ["", "styles"])
+@pytest.mark.parametrize("words", ["", "styles", "weights"])
 def test_a_group_alone_shows_its_help_and_is_wrong_usage(cli: Cli, words: str) -> None:
     result = cli(*words.split())
     assert result.exit_code == 2
