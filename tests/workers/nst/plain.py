@@ -67,3 +67,35 @@ def seeded_picture(height_px: int, width_px: int, seed: int = 0) -> Tensor:
     slopes = np.stack([x * 255 / max(width_px, 2), y * 255 / max(height_px, 2), (x + y) % 256], -1)
     noisy = slopes * 0.7 + random.uniform(0, 76, slopes.shape)
     return torch.from_numpy(noisy.astype(np.uint8))
+
+
+def plain_vgg(
+    parameters: list[tuple[Tensor, Tensor]], blocks: tuple[int, ...], fed: Tensor, *, replicate: bool = False
+) -> dict[str, Tensor]:
+    """Return what each convolution of a VGG gives, before and after its ReLU, as `conv3_1` and `relu3_1`.
+
+    Args:
+        parameters: Weight and bias of each convolution, in order.
+        blocks: Convolutions of each block; a max pooling is between two.
+        fed: What the first convolution is fed, NCHW.
+        replicate: Pad for the first convolution with the pixels of the border; all others pad with zeros.
+    """
+    features, y, remaining = {}, fed, iter(parameters)
+    for block, count in enumerate(blocks, start=1):
+        if block > 1:
+            rows, columns = y.shape[2] // 2, y.shape[3] // 2
+            y = (
+                y[..., : 2 * rows, : 2 * columns]
+                .unflatten(3, (columns, 2))
+                .unflatten(2, (rows, 2))
+                .amax((3, 5))
+            )
+        for index in range(1, count + 1):
+            weight, bias = next(remaining)
+            first = block == index == 1
+            padded = functional.pad(y, (1, 1, 1, 1), "replicate" if first and replicate else "constant")
+            y = functional.conv2d(padded, weight, bias)
+            features[f"conv{block}_{index}"] = y
+            y = y.clamp(min=0)
+            features[f"relu{block}_{index}"] = y
+    return features
