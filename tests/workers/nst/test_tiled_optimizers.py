@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.workers.nst.tiled_cases import Case, random_cores
-from workers.nst.features import seeded
+from workers.nst.features import Pooling, seeded
 from workers.nst.group import Alone, Group
 from workers.nst.lbfgs import LbfgsSettings
 from workers.nst.losses import ContentTerm, Gram, Objective, StyleTerm
@@ -162,26 +162,57 @@ def test_adam_in_tiles_is_that_of_the_whole():
     assert distance(tiled, wanted) <= 1e-10
 
 
-def test_adam_in_float32_tiles_stays_with_the_whole():
-    """Over 40 steps to 1e-5, for most of a few networks.
-
-    Not for all: where a feature comes within rounding of zero, its ReLU may open in one and not in the other.
-    In networks as narrow as these that is seen in the gradient, and Adam makes it grow; it parts the whole
-    picture from itself as well, when that starts 1e-7 away.
-    """
+def drawn(seed: int, pooling: Pooling, *, signed: bool = True) -> Case:
+    """Return the classical objective over a random network; where no weight is negative, no ReLU is shut."""
     case = gatys(torch.float32)
-    distances = []
-    for seed in range(5):
-        network = replace(seeded("vgg19", 4, seed), pooling="avg")
-        painting = smooth(2, 50, 60).float()
-        styles = [(1.0, style_moments(network, painting, case.objective.layers))]
-        drawn = replace(case, network=network, styles=styles)
-        settings = AdamSettings(learning_rate=0.005)
-        tiled = walk_tiled(drawn, settings, 40, case.share())[-1]
-        wanted = walk_whole(drawn, settings, 40)[-1]
-        assert distance(wanted, case.picture) > 0.01
-        distances.append(distance(tiled, wanted))
+    network = replace(seeded("vgg19", 4, seed), pooling=pooling)
+    if not signed:
+        layers = tuple(
+            step
+            if step.weight is None or step.bias is None
+            else replace(step, weight=step.weight.abs(), bias=step.bias.abs())
+            for step in network.layers
+        )
+        network = replace(network, layers=layers)
+    styles = [(1.0, style_moments(network, smooth(2, 50, 60).float(), case.objective.layers))]
+    return replace(case, network=network, styles=styles)
+
+
+ADAM = AdamSettings(learning_rate=0.005)
+"""One level of 200 for each step: many small steps, as a render has them."""
+
+
+@pytest.mark.parametrize("pooling", ["avg", "l2"])
+def test_forty_steps_of_adam_in_float32_tiles_end_where_the_whole_does(pooling):
+    """Rounding does not pile up: 4e-8 in any network without kinks, where nothing but rounding counts."""
+    case = drawn(0, pooling, signed=False)
+    wanted = walk_whole(case, ADAM, 40)[-1]
+    assert distance(wanted, case.picture) > 0.05
+    assert distance(walk_tiled(case, ADAM, 40, case.share())[-1], wanted) <= 1e-6
+
+
+@pytest.mark.parametrize("pooling", ["avg", pytest.param("max", marks=pytest.mark.slow)])
+def test_forty_steps_of_adam_in_float32_tiles_stay_with_the_whole(pooling):
+    """To 1e-5 in most networks with ReLUs, and by the gradient at each step in all of them.
+
+    Where a feature comes within rounding of zero, or two in one pooling, its kink may open in one and not in
+    the other; Adam makes what follows grow. That is no matter of tiles: the whole picture parts from itself
+    in the same way when it starts 1e-7 away, and in larger networks and photographs always does within 40
+    steps. So the end is held for the median of a few networks, the gradient at the steps of the whole for
+    each.
+    """
+    distances, gradients = [], []
+    for seed in range(3):
+        case = drawn(seed, pooling)
+        walk = walk_whole(case, ADAM, 40)
+        distances.append(distance(walk_tiled(case, ADAM, 40, case.share())[-1], walk[-1]))
+        share = case.share()
+        tiled = case.tiled(share)
+        for picture in walk[::8]:
+            given = share.gather(tiled(share.split(picture)).gradients)
+            gradients.append(distance(given, replace(case, picture=picture).whole().gradient))
     assert statistics.median(distances) <= 1e-5
+    assert statistics.median(gradients) <= 1e-5
 
 
 def test_an_iteration_of_lbfgs_needs_two_sums():
