@@ -107,6 +107,21 @@ class Context(Protocol):
         ...
 
 
+def device_for(wanted: str, context: Context) -> str:
+    """Return the device that a task is done on, of the worker that it was given to.
+
+    Args:
+        wanted: By the job: `auto`, `cpu`, `cuda`.
+        context: Of the attempt.
+
+    Raises:
+        FarmError: If the worker has no such device.
+    """
+    if wanted == "cuda" and not context.device.startswith("cuda"):
+        raise FarmError(f"the job wants a GPU and this worker has {context.device}", "leave device at auto")
+    return "cpu" if wanted == "cpu" else context.device
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What `prepare` hands to `run`: anything, and what is to be known of its size.
@@ -151,7 +166,7 @@ class Kind:
         settings: Returns what of the payload decides pixels, for the render key, or None for kinds whose
             items have no render key (they are always made).
         check: Looks at submit, given the payload and the items of the first task, whether it can be done.
-        forecast: Tells for a dry run, given the same, what the task would do, as JSON: facts by name, of which
+        forecast: Tells for a dry run, given the same, what the task would do, as JSON: facts by name; of these
             `scales` is a list of rows, `seconds` how long it takes, about, and `basis` how that is known.
     """
 
@@ -165,6 +180,8 @@ class Kind:
 
 KINDS: dict[str, Kind] = {}
 
+_OWN_MODULES = ("workers.stylize", "workers.optimize")
+
 
 def register(kind: Kind) -> None:
     """Make a kind of work known to the workers of this process."""
@@ -177,7 +194,7 @@ def load_kind(name: str) -> Kind:
     Raises:
         FarmError: If no module registers it.
     """
-    for module in ["workers.stylize", *filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(","))]:
+    for module in [*_OWN_MODULES, *filter(None, os.environ.get(PLUGINS_VARIABLE, "").split(","))]:
         importlib.import_module(module)
     try:
         return KINDS[name]

@@ -15,7 +15,7 @@ from jobs.errors import BadInputError, DeviceMemoryError, FarmError
 from jobs.stylize import KIND, StylizePayload
 from jobs.tasks import Item, TaskMessage
 from workers.images import Picture, Pixels, decode, encode, verify
-from workers.kinds import Context, Kind, Prepared, Produced, register
+from workers.kinds import Context, Kind, Prepared, Produced, device_for, register
 from workers.memory import free_bytes, return_memory
 from workers.nst.inference import InferenceNet, render_batch, render_bytes
 from workers.nst.style_models import load_style_model
@@ -44,7 +44,7 @@ def run(task: TaskMessage, context: Context) -> dict[str, Any]:
         FarmError: If the style cannot be loaded, or the task wants another device than this worker's.
     """
     payload = StylizePayload.model_validate(task.payload)
-    device = _device(payload, context)
+    device = device_for(payload.device, context)
     if device == "cpu":
         torch.set_num_threads(payload.threads or context.threads)
     limit = payload.batch or (1 if device == "cpu" else _CUDA_BATCH)
@@ -61,12 +61,6 @@ def settings(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 register(Kind(KIND, run, prepare, settings))
-
-
-def _device(payload: StylizePayload, context: Context) -> str:
-    if payload.device == "cuda" and not context.device.startswith("cuda"):
-        raise FarmError(f"the job wants a GPU and this worker has {context.device}", "leave device at auto")
-    return "cpu" if payload.device == "cpu" else context.device
 
 
 def _model(payload: StylizePayload, context: Context, device: str) -> InferenceNet:

@@ -51,6 +51,30 @@ def member_state(state: State, group: Group, cut: Cut) -> State:
     Raises:
         ValueError: If the state has other tiles.
     """
+    return _part(state, group.rank, _tiling(state, group, cut))
+
+
+def deal_state(state: State | None, group: Group, cut: Cut) -> State:
+    """Return on every member what it needs of the state that member 0 has: `assemble_state` the other way.
+
+    Args:
+        state: On member 0 as `assemble_state` returned it; of the others it is not looked at.
+        group: All members call this.
+        cut: How pictures are cut into tiles, the same as before.
+
+    Raises:
+        ValueError: If the state has other tiles; the other members are then left waiting.
+    """
+    if group.rank != 0 or state is None:
+        (received,) = group.exchange({0: torch.empty(0, dtype=torch.uint8)}).values()
+        dealt: State = _unpacked(received)
+        return dealt
+    tiling = _tiling(state, group, cut)
+    group.exchange({rank: _packed(_part(state, rank, tiling)) for rank in range(1, group.size)})
+    return _part(state, 0, tiling)
+
+
+def _tiling(state: State, group: Group, cut: Cut) -> Tiling:
     height_px, width_px = state["size"]
     tiling = Tiling.dealt(height_px, width_px, cut(height_px, width_px), group.size)
     if state["tiles"].keys() != set(range(len(tiling.cores))):
@@ -58,7 +82,12 @@ def member_state(state: State, group: Group, cut: Cut) -> State:
             f"the state has {len(state['tiles'])} tiles and the picture {len(tiling.cores)}: "
             "it goes on with the size of tiles that it began with"
         )
-    held = tiling.held_by(group.rank)
+    return tiling
+
+
+def _part(state: State, rank: int, tiling: Tiling) -> State:
+    """Return a state with the tiles of one member."""
+    held = tiling.held_by(rank)
     for path in _BY_TILE:
         tiles = _at(state, path)
         state = _with(state, path, {number: tiles[number] for number in held if number in tiles})
