@@ -178,7 +178,8 @@ def _render_facts(step: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def _px(size: Mapping[str, Any]) -> str:
-    return f"{size['width_px']}x{size['height_px']} px"
+    known = size["width_px"] is not None
+    return f"{size['width_px']}x{size['height_px']} px" if known else "of unknown size"
 
 
 def _time(step: Mapping[str, Any]) -> str:
