@@ -50,6 +50,12 @@ class Preprocessing:
         channels = rgb if self.order == (0, 1, 2) else rgb[:, self.order]
         return (channels * self.scale - mean) / std
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """Return the gradient by RGB, at least float32, from that by the network's input, `[N, 3, H, W]`."""
+        exact = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        by_channel = exact / exact.new_tensor(self.std).view(3, 1, 1) * self.scale
+        return by_channel[:, [self.order.index(color) for color in range(3)]]
+
     @property
     def neutral(self) -> tuple[float, float, float]:
         """The color, RGB in 0..1, at which the network's input is zero."""
@@ -124,12 +130,7 @@ class LossNetwork:
         """
         wanted = set(names)
         deepest = self.deepest(wanted)
-        height_px, width_px = inputs.shape[-2:]
-        if min(height_px, width_px) < self.stride(deepest):
-            raise ValueError(
-                f"a picture of {width_px}x{height_px} px is too small for {deepest}: "
-                f"both sides need {self.stride(deepest)} px"
-            )
+        self.check_size(inputs.shape[-2], inputs.shape[-1], wanted)
         found: dict[str, Tensor] = {}
         features = inputs.contiguous(memory_format=torch.channels_last)
         before = ""
@@ -192,6 +193,19 @@ class LossNetwork:
             if name not in positions:
                 raise ValueError(f"{self.name} has no layer {name!r}; it has {', '.join(positions)}")
         return max(wanted, key=positions.__getitem__)
+
+    def check_size(self, height_px: int, width_px: int, names: Iterable[str]) -> None:
+        """Check that a picture has at least one position at each of these layers.
+
+        Raises:
+            ValueError: If it has not, there is no layer, or one is not known.
+        """
+        deepest = self.deepest(names)
+        if min(height_px, width_px) < self.stride(deepest):
+            raise ValueError(
+                f"a picture of {width_px}x{height_px} px is too small for {deepest}: "
+                f"both sides need {self.stride(deepest)} px"
+            )
 
     def stride(self, name: str) -> int:
         """Return how many pixels apart the positions of a layer are: 1, 2, 4, 8, 16, 32."""

@@ -22,7 +22,7 @@ class Tap:
 
     Attributes:
         layer: Its name.
-        source: What the features are computed from: the pixels, or the features of the tap before.
+        source: What the features are computed from: the network's input, or the features of the tap before.
         features: All that the tile computes of the layer, `[1, C, h, w]`.
         window: Rows and columns of its own positions among them.
     """
@@ -38,7 +38,8 @@ class Tap:
         return self.features.detach()[(..., *self.window)]
 
 
-def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor) -> list[Tap]:
+@torch.enable_grad()
+def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor, *, graph: bool) -> list[Tap]:
     """Return the tapped layers of which a tile owns anything, in order.
 
     Convolutions pad only where the picture ends. Nothing is computed of which nothing is needed.
@@ -46,11 +47,12 @@ def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor) -> list[Tap]
     Args:
         network: The loss network of the plan.
         plan: Of the tile.
-        rgb: The pixels that the tile reads, in 0..1, `[1, 3, h, w]`; with a graph if it requires a gradient.
+        rgb: The pixels that the tile reads, in 0..1, `[1, 3, h, w]`.
+        graph: Whether `pull_back` will be asked for a gradient.
     """
     taps: list[Tap] = []
-    source = rgb
-    features = network.preprocess(rgb).contiguous(memory_format=torch.channels_last)
+    features = network.preprocess(rgb).detach().contiguous(memory_format=torch.channels_last)
+    source = features.requires_grad_(graph)
     region = plan.pixels
     kept = True  # for someone else, so it may not be changed in place
     for layer, output in zip(network.layers, plan.outputs, strict=False):
@@ -73,21 +75,28 @@ def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor) -> list[Tap]
     return taps
 
 
-def pull_back(taps: list[Tap], pulls: Callable[[Tap], Tensor]) -> Tensor | None:
-    """Return the gradient by the pixels of what depends on a tile's own features; None if it owns none.
+def pull_back(
+    network: LossNetwork, taps: list[Tap], pixels: Tensor, add: Callable[[Tap, Tensor], None]
+) -> Tensor:
+    """Return the gradient by RGB, with the shape and dtype of `pixels`, of what depends on a tile's features.
 
     Args:
-        taps: As `tap_features` gave them, with graphs; they are used up, the last one first.
-        pulls: Returns the derivative by a tap's own features, `[1, C, h, w]`.
+        network: That the taps are of.
+        taps: As `tap_features` gave them, with graphs; they are used up, the last one first. Without any, the
+            gradient is zero.
+        pixels: All that the tile reads, `[1, 3, h, w]`.
+        add: Adds, in place, the derivative by a tap's own features, `[1, C, h, w]`.
     """
     gradient: Tensor | None = None
     while taps:
         tap = taps.pop()
         if gradient is None:
             gradient = torch.zeros_like(tap.features)
-        gradient[(..., *tap.window)] += pulls(tap)
+        add(tap, gradient[(..., *tap.window)])
         (gradient,) = torch.autograd.grad(tap.features, tap.source, gradient)
-    return gradient
+    if gradient is None:
+        return torch.zeros_like(pixels)
+    return network.preprocessing.pull_back(gradient).to(pixels.dtype)
 
 
 def _missing(wanted: Region, present: Region) -> tuple[int, int, int, int]:

@@ -17,6 +17,7 @@ from workers.nst.exact_sums import ExactSums
 from workers.nst.features import LossNetwork
 from workers.nst.losses import ContentTerm, Objective, StyleTerm, Sums, WeightedStyle
 from workers.nst.regions import Region
+from workers.nst.slopes import Slope, add_style_gradient, style_slopes
 from workers.nst.tile_features import Tap, pull_back
 from workers.nst.tiled_network import LayerVectors, TiledNetwork
 from workers.nst.tiling import Share
@@ -27,8 +28,6 @@ TV_REACH_PX = 1
 
 EXACT_TERMS = frozenset({StyleTerm, ContentTerm, TvTerm})
 """What can be computed in tiles: functions of sums over positions, and of pixels within `TV_REACH_PX`."""
-
-_FLOAT32_BYTES = 4
 
 _LOSSES = "losses"
 
@@ -125,8 +124,7 @@ class TiledPicture:
         return TiledEvaluation(sum(terms.values()), self._tiles.borders.collect(gradients), terms)
 
     def _taps(self, tile: int, crop: Tensor, *, graph: bool) -> list[Tap]:
-        rgb = (crop / self._objective.pixel_range).requires_grad_(graph)
-        return self._tiles.taps(tile, rgb)
+        return self._tiles.taps(tile, crop / self._objective.pixel_range, graph=graph)
 
     def _measure(
         self, tile: int, crop: Tensor, taps: list[Tap]
@@ -151,7 +149,7 @@ class TiledPicture:
 
     def _coordinate(
         self, sums: dict[str, Tensor], numbers: dict[str, float]
-    ) -> tuple[dict[str, float], dict[str, tuple[Tensor, Tensor]]]:
+    ) -> tuple[dict[str, float], dict[str, Slope]]:
         """Return all terms, and the derivatives by the sums of each layer; member 0 computes them for all."""
         lengths = {_LOSSES: len(self._distances)} | self._vectors.lengths
         message = torch.empty(sum(lengths.values()), dtype=torch.float64)
@@ -170,38 +168,26 @@ class TiledPicture:
 
     def _style(self, sums: dict[str, Tensor]) -> list[Tensor]:
         """Return the terms of style and the vectors of their derivatives by the sums, float64 on the CPU."""
-        moments, derivatives = {}, {}
-        for layer, pair in self._vectors.unpack(sums).items():
-            second, first = (tensor.to(self._tiles.network.device).requires_grad_() for tensor in pair)
-            derivatives[layer] = (second, first)
-            moments[layer] = Sums(second, first, self._tiles.positions(layer)).moments()
-        terms = [distance(moments[term.layer]) * term.weight for term, distance in self._distances]
-        if terms:
-            torch.autograd.backward(terms)
-        slopes = {}
-        for layer, pair in derivatives.items():
-            second, first = (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in pair)
-            slopes[layer] = ((second + second.T).cpu(), first.cpu())
-        losses = torch.tensor([float(term.detach()) for term in terms], dtype=torch.float64)
-        return [losses, *self._vectors.pack(slopes).values()]
+        device = self._tiles.network.device
+        on_device = {
+            layer: Sums(second.to(device), first.to(device), self._tiles.positions(layer))
+            for layer, (second, first) in self._vectors.unpack(sums).items()
+        }
+        losses, slopes = style_slopes(self._distances, on_device)
+        on_cpu = {layer: (second.cpu(), first.cpu()) for layer, (second, first) in slopes.items()}
+        return [torch.tensor(losses, dtype=torch.float64), *self._vectors.pack(on_cpu).values()]
 
-    def _back(
-        self, tile: int, crop: Tensor, taps: list[Tap], slopes: dict[str, tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def _back(self, tile: int, crop: Tensor, taps: list[Tap], slopes: dict[str, Slope]) -> Tensor:
         """Return the gradient by all pixels that a tile reads, of what it owns; the taps are used up."""
         targets = self._targets[tile]
 
-        def pull(tap: Tap) -> Tensor:
-            own = tap.own
-            gradient = (
-                _feature_gradient(own, *slopes[tap.layer]) if tap.layer in slopes else torch.zeros_like(own)
-            )
+        def add(tap: Tap, gradient: Tensor) -> None:
+            if tap.layer in slopes:
+                add_style_gradient(gradient, tap.own, slopes[tap.layer])
             if tap.layer in targets:
-                gradient.add_(own - targets[tap.layer], alpha=2 * self._factors[tap.layer])
-            return gradient
+                gradient.add_(tap.own - targets[tap.layer], alpha=2 * self._factors[tap.layer])
 
-        by_rgb = pull_back(taps, pull)
-        gradient = torch.zeros_like(crop) if by_rgb is None else by_rgb / self._objective.pixel_range
+        gradient = pull_back(self._tiles.network, taps, crop, add) / self._objective.pixel_range
         if self._objective.tv:
             near, window, place = self._near(tile, crop)
             near.requires_grad_()
@@ -215,10 +201,9 @@ class TiledPicture:
     ) -> dict[int, dict[str, Tensor]]:
         """Return the content's features, for each tile of this member its own of the layers of content."""
         targets: dict[int, dict[str, Tensor]] = {}
-        with torch.no_grad():
-            for tile, crop in self._tiles.borders.spread(content).items():
-                taps = self._tiles.taps(tile, crop) if layers else []
-                targets[tile] = {tap.layer: tap.own.clone() for tap in taps if tap.layer in layers}
+        for tile, crop in self._tiles.borders.spread(content).items():
+            taps = self._tiles.taps(tile, crop) if layers else []
+            targets[tile] = {tap.layer: tap.own.clone() for tap in taps if tap.layer in layers}
         return targets
 
     def _content_factors(self, layers: Sequence[str]) -> dict[str, float]:
@@ -249,15 +234,6 @@ def check_exact(objective: Objective) -> None:
     for term in (*objective.style, *objective.content, *objective.tv):
         if type(term) not in EXACT_TERMS:
             raise ValueError(f"{term} is not exact in tiles: render it in one piece")
-
-
-def _feature_gradient(features: Tensor, second: Tensor, first: Tensor) -> Tensor:
-    """Return the gradient by features, `[1, C, h, w]`, from the derivatives by their sums."""
-    dtype = features.dtype if features.dtype.itemsize >= _FLOAT32_BYTES else torch.float32
-    by_position = features[0].permute(1, 2, 0).flatten(0, 1).to(dtype)
-    rows = by_position @ second.to(features.device, dtype)
-    rows += first.to(features.device, dtype)
-    return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features.dtype)
 
 
 def _note(terms: dict[str, float], name: str, loss: float) -> None:

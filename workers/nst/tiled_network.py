@@ -36,12 +36,8 @@ class TiledNetwork:
         self.strides = {name: network.stride(name) for name in self.layers}
         self.channels = {name: network.channels(name) for name in self.layers}
         whole = share.tiling.whole
-        for name, stride in self.strides.items():
-            if min(whole.height, whole.width) < stride:
-                raise ValueError(
-                    f"a picture of {whole.width}x{whole.height} px is too small for {name}: "
-                    f"both sides need {stride} px"
-                )
+        if self.layers:
+            network.check_size(whole.height, whole.width, self.layers)
         self.plans = [
             plan_tile(self.network.layers, self.layers, whole, core, reach_px) for core in share.tiling.cores
         ]
@@ -60,14 +56,15 @@ class TiledNetwork:
         read = accumulate(self.plans[tile].pixels.area for tile in held)
         return frozenset(tile for tile, total in zip(held, read, strict=True) if total <= pixels)
 
-    def taps(self, tile: int, rgb: Tensor) -> list[Tap]:
+    def taps(self, tile: int, rgb: Tensor, *, graph: bool = False) -> list[Tap]:
         """Return the layers of which a tile owns anything, in order.
 
         Args:
             tile: One of this member.
             rgb: All pixels that it reads, `[1, 3, h, w]` in 0..1.
+            graph: Whether a gradient will be carried back through them.
         """
-        return tap_features(self.network, self.plans[tile], rgb) if self.layers else []
+        return tap_features(self.network, self.plans[tile], rgb, graph=graph) if self.layers else []
 
     def moments(self, tiles: dict[int, Tensor]) -> dict[str, Moments]:
         """Return the moments of a picture at all layers, float64: for style images too large for one piece.
@@ -79,9 +76,8 @@ class TiledNetwork:
             return {}
         layout = LayerVectors(self.channels)
         adder = ExactSums(self.share.group, len(self.share.tiling.cores), layout.lengths, ())
-        with torch.no_grad():
-            crops = self.borders.spread(tiles)
-            vectors = {tile: layout.of_taps(self.taps(tile, crop)) for tile, crop in crops.items()}
+        crops = self.borders.spread(tiles)
+        vectors = {tile: layout.of_taps(self.taps(tile, crop)) for tile, crop in crops.items()}
         added, _ = adder.add(vectors, {tile: {} for tile in tiles})
         moments = {}
         for name, (second, first) in layout.unpack(added).items():

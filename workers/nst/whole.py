@@ -11,6 +11,9 @@ from torch import Tensor
 from workers.nst.features import LossNetwork
 from workers.nst.losses import ContentTerm, Moments, Objective, WeightedStyle, layer_sums
 from workers.nst.optimizers import total_alone
+from workers.nst.regions import Region, plan_tile
+from workers.nst.slopes import add_style_gradient, style_slopes
+from workers.nst.tile_features import Tap, pull_back, tap_features
 from workers.nst.variation import Window, total_variation
 
 
@@ -85,31 +88,50 @@ class WholePicture:
         self._network = network
         self._objective = objective
         self._statistics = statistics
-        self._window = Window.whole(*content.shape[-2:])
+        height_px, width_px = content.shape[-2:]
+        if objective.layers:
+            network.check_size(height_px, width_px, objective.layers)
+        self._window = Window.whole(height_px, width_px)
+        whole = Region(0, 0, height_px, width_px)
+        self._plan = plan_tile(network.layers, objective.layers, whole, whole)
         self._distances = objective.distances(styles) if objective.style else []
         self._content = self._content_targets(content)
 
-    @torch.enable_grad()
     def __call__(self, picture: Tensor) -> Evaluation:
         """Return loss and gradient at a picture of `[1, 3, H, W]` in 0..`pixel_range`."""
-        leaf = picture.detach().requires_grad_()
         terms: dict[str, float] = {}
-        gradients: dict[str, Tensor] = {}
-        features: dict[str, Tensor] = {}
-        if self._objective.layers:
-            rgb = leaf / self._objective.pixel_range
-            features = self._network.taps(self._network.preprocess(rgb), self._objective.layers)
-        with torch.no_grad():
-            self._add_style(features, gradients, terms)
-            self._add_content(features, gradients, terms)
-        if gradients:
-            torch.autograd.backward([features[name] for name in gradients], list(gradients.values()))
+        gradient = self._by_features(picture, terms)
         for term in self._objective.tv:
-            variation = total_variation(term.form, leaf, self._window) * term.weight
-            torch.autograd.backward(variation)
+            leaf = picture.detach().requires_grad_()
+            with torch.enable_grad():
+                variation = total_variation(term.form, leaf, self._window) * term.weight
+            gradient += torch.autograd.grad(variation, leaf)[0]
             _note(terms, f"tv {term.form}", float(variation.detach()))
-        gradient = torch.zeros_like(picture) if leaf.grad is None else leaf.grad
         return Evaluation(sum(terms.values()), gradient, terms)
+
+    def _by_features(self, picture: Tensor, terms: dict[str, float]) -> Tensor:
+        """Return the gradient of all terms on features, and note them: the picture is a single tile here."""
+        white = self._objective.pixel_range
+        taps = tap_features(self._network, self._plan, picture / white, graph=True)
+        features = {tap.layer: tap.own for tap in taps}
+        layers = {term.layer for term, _ in self._distances}
+        sums = {layer: layer_sums(features[layer], self._statistics) for layer in layers}
+        losses, slopes = style_slopes(self._distances, sums)
+        for (style, _), loss in zip(self._distances, losses, strict=True):
+            _note(terms, f"style {style.layer}", loss)
+        for content, target, factor in self._content:
+            square = (features[content.layer] - target).to(self._statistics).square().sum()
+            _note(terms, f"content {content.layer}", factor * float(square))
+        del features
+
+        def add(tap: Tap, gradient: Tensor) -> None:
+            if tap.layer in slopes:
+                add_style_gradient(gradient, tap.own, slopes[tap.layer])
+            for content, target, factor in self._content:
+                if content.layer == tap.layer:
+                    gradient.add_(tap.own - target, alpha=2 * factor)
+
+        return pull_back(self._network, taps, picture, add) / white
 
     def _content_targets(self, content: Tensor) -> list[tuple[ContentTerm, Tensor, float]]:
         layers = {term.layer for term in self._objective.content}
@@ -123,54 +145,6 @@ class WholePicture:
             factor = term.factor(target.numel(), float(target.to(self._statistics).square().sum()))
             targets.append((term, target, factor))
         return targets
-
-    def _add_style(
-        self, features: dict[str, Tensor], gradients: dict[str, Tensor], terms: dict[str, float]
-    ) -> None:
-        """Add the terms of style; the gradient of a feature needs the derivatives by the moments alone."""
-        for term, distance in self._distances:
-            value = features[term.layer]
-            moments = layer_sums(value, self._statistics).moments()
-            with torch.enable_grad():
-                second = moments.second.requires_grad_()
-                first = moments.first.requires_grad_()
-                loss = distance(Moments(second, first)) * term.weight
-                by_second, by_first = torch.autograd.grad(loss, (second, first), allow_unused=True)
-            _note(terms, f"style {term.layer}", float(loss.detach()))
-            _add(gradients, term.layer, _feature_gradient(value, by_second, by_first))
-
-    def _add_content(
-        self, features: dict[str, Tensor], gradients: dict[str, Tensor], terms: dict[str, float]
-    ) -> None:
-        for term, target, factor in self._content:
-            difference = features[term.layer] - target
-            loss = factor * float(difference.to(self._statistics).square().sum())
-            _note(terms, f"content {term.layer}", loss)
-            _add(gradients, term.layer, difference.mul_(2 * factor))
-
-
-def _feature_gradient(features: Tensor, by_second: Tensor | None, by_first: Tensor | None) -> Tensor:
-    """Return the gradient of a function of the moments by the features, `[1, C, H, W]`.
-
-    Args:
-        features: `[1, C, H, W]`.
-        by_second: Derivative by the mean of `F F^T`, `[C, C]`, or None where the function ignores it.
-        by_first: Derivative by the mean of `F`, `[C]`, or None.
-    """
-    positions = features.shape[-2] * features.shape[-1]
-    gradient = torch.zeros_like(features)
-    if by_second is not None:
-        symmetric = ((by_second + by_second.T) / positions).to(features.dtype)
-        by_position = features[0].permute(1, 2, 0).flatten(0, 1)
-        rows = (by_position @ symmetric).view(1, *features.shape[-2:], features.shape[1])
-        gradient = rows.permute(0, 3, 1, 2)
-    if by_first is not None:
-        gradient += (by_first / positions).to(features.dtype).view(1, -1, 1, 1)
-    return gradient
-
-
-def _add(gradients: dict[str, Tensor], name: str, gradient: Tensor) -> None:
-    gradients[name] = gradients[name] + gradient if name in gradients else gradient
 
 
 def _note(terms: dict[str, float], name: str, loss: float) -> None:
