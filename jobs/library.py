@@ -94,15 +94,14 @@ class NetworkEntry(Entry):
     @classmethod
     def advice(cls, name: str, names: list[str]) -> str:
         """Return the commands that get such a network, and the names there are."""
+        family = "caffe" if name.endswith("-caffe") else "caffe|torchvision"
         near = difflib.get_close_matches(name, names, n=1)
         if name in FETCHED_NETWORKS:
             add = f"farm weights add {name} FILE --preprocessing torchvision"
             way = f"get it with `farm weights fetch {name}` or `{add}`"
-        elif near:
-            way = f"did you mean {near[0]}?"
         else:
-            family = "caffe" if name.endswith("-caffe") else "caffe|torchvision"
-            way = f"add it with `farm weights add {name} FILE --preprocessing {family}`"
+            meant = f"did you mean {near[0]}? if not, " if near else ""
+            way = f"{meant}add it with `farm weights add {name} FILE --preprocessing {family}`"
         return f"{way} (there are: {', '.join(names) or 'none yet'})"
 
 

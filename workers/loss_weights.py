@@ -63,7 +63,7 @@ def import_network(
     name: str = "",
     family: str = "",
     architecture: str = "",
-    channel_scale: Path | str | None = None,
+    channel_scale: Path | None = None,
 ) -> ImportedNetwork:
     """Read, verify and convert a file; one of ours is kept byte for byte.
 
@@ -85,7 +85,7 @@ def import_network(
     try:
         if is_loss_network(path):
             return _of_ours(path, family, architecture, channel_scale)
-        return _of_others(path, family, architecture, channel_scale and Path(channel_scale))
+        return _of_others(path, family, architecture, channel_scale)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
@@ -122,7 +122,7 @@ def is_fetched(architecture: str, origin_sha256: str) -> bool:
     return origin_sha256.startswith(_hash_prefix(_torchvision_weights(architecture)))
 
 
-def _of_ours(path: Path, family: str, architecture: str, channel_scale: Path | str | None) -> ImportedNetwork:
+def _of_ours(path: Path, family: str, architecture: str, channel_scale: Path | None) -> ImportedNetwork:
     network, metadata = load_loss_network(path)
     for said, found in ((family, metadata.family), (architecture, metadata.architecture)):
         if said and said != found:

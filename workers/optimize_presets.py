@@ -53,9 +53,12 @@ def preset_facts(recipe: Recipe) -> dict[str, Any]:
 
 def _losses(recipe: Recipe) -> dict[str, Any]:
     objective = _objective(recipe)
-    style = [{"kind": _STYLE_LOSSES[type(term.loss)], **asdict(term.loss)} for term in objective.style]
+    style: list[Any] = [term.loss for term in objective.style]
     content = [term.reduction for term in objective.content]
-    return {"style": style[0] if style else None, "content": content[0] if content else None}
+    return {
+        "style": {"kind": _STYLE_LOSSES[type(style[0])], **asdict(style[0])} if style else None,
+        "content": content[0] if content else None,
+    }
 
 
 def _objective(recipe: Recipe) -> Objective:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import StorageError, UsageError
-from jobs.library import Library, StyleEntry
+from jobs.library import FETCHED_NETWORKS, Library, NetworkEntry, StyleEntry
 from jobs.storage import Store
 from jobs.storage.local import LocalStore
 from jobs.storage.memory import MemoryStore
@@ -43,6 +43,22 @@ def entry(name: str = "candy", **changes: object) -> StyleEntry:
         created_at=1_700_000_000.0,
         source="candy.pth",
         metadata={"epochs": 2},
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def network(name: str = "vgg19", **changes: object) -> NetworkEntry:
+    made = NetworkEntry(
+        name=name,
+        sha256=SHA256,
+        architecture="vgg19",
+        family="caffe",
+        channel_scaled=True,
+        deepest_layer="relu5_4",
+        size_bytes=len(MODEL),
+        created_at=1_700_000_000.0,
+        source="vgg_conv.pth",
+        metadata={"origin_sha256": "ab"},
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -212,6 +228,81 @@ class TestStyles:
     def test_an_entry_of_a_later_version_is_read(self, store: Store, library: Library) -> None:
         store.write("styles/candy.json", entry().to_json()[:-1] + b', "mood": "sweet"}')
         assert library.style("candy") == entry()
+
+
+class TestNetworks:
+    """Names of loss networks: what holds for styles, and their own rules."""
+
+    def test_a_network_that_was_added_is_there(self, library: Library) -> None:
+        assert library.networks() == []
+        assert library.add_network(network("vgg19-caffe"))
+        assert library.add_network(network())
+        assert library.network("VGG19") == network()
+        assert library.networks() == [network(), network("vgg19-caffe")]
+
+    def test_networks_and_styles_have_names_of_their_own(self, library: Library) -> None:
+        library.add_style(entry("vgg19", sha256="1" * 64))
+        library.add_network(network())
+        assert library.style("vgg19").sha256 == "1" * 64
+        assert library.network("vgg19") == network()
+        library.remove_style("vgg19")
+        assert library.networks() == [network()]
+
+    def test_another_network_takes_a_name_only_when_it_is_asked_for(self, library: Library) -> None:
+        other = network(sha256="2" * 64)
+        library.add_network(network())
+        assert not library.add_network(network(created_at=0.0, source="elsewhere"))
+        with pytest.raises(UsageError, match="another loss network named 'vgg19'") as caught:
+            library.add_network(other)
+        assert "--replace" in caught.value.hint
+        assert library.network("vgg19") == network()
+        assert library.add_network(other, replacing=True)
+        assert library.network("vgg19") == other
+
+    def test_a_network_that_came_with_the_farm_is_not_replaced(self, store: Store, tmp_path: Path) -> None:
+        shipped = LocalStore(tmp_path / "shipped")
+        Library(shipped, tmp_path / "unused").add_network(network())
+        both = Library(store, tmp_path / "cache", shipped)
+        with pytest.raises(UsageError, match="another loss network"):
+            both.add_network(network(sha256="2" * 64), replacing=True)
+        assert both.network("vgg19") == network(bundled=True)
+
+    @pytest.mark.parametrize("name", FETCHED_NETWORKS)
+    def test_a_missing_network_comes_with_the_commands_that_get_it(self, library: Library, name: str) -> None:
+        library.add_network(network("mine"))
+        with pytest.raises(UsageError, match=f"no loss network '{name}'") as caught:
+            library.network(name)
+        assert f"farm weights fetch {name}" in caught.value.hint
+        assert f"farm weights add {name} FILE --preprocessing torchvision" in caught.value.hint
+        assert "there are: mine" in caught.value.hint
+
+    def test_what_cannot_be_fetched_is_added(self, library: Library) -> None:
+        with pytest.raises(UsageError) as caught:
+            library.network("vgg19-caffe")
+        assert caught.value.hint == (
+            "add it with `farm weights add vgg19-caffe FILE --preprocessing caffe`; there are: none yet"
+        )
+
+    def test_a_name_that_is_nearly_right_is_recognized(self, library: Library) -> None:
+        library.add_network(network("vgg19-caffe"))
+        with pytest.raises(UsageError) as caught:
+            library.network("vgg19-cafe")
+        assert caught.value.hint.startswith("did you mean vgg19-caffe?")
+
+    def test_a_damaged_entry_is_left_out_and_healed(self, store: Store, library: Library) -> None:
+        store.write("networks/vgg19.json", b"{")
+        assert library.networks() == []
+        with pytest.raises(UsageError, match=r"entry of loss network 'vgg19'.*is damaged"):
+            library.network("vgg19")
+        assert library.add_network(network())
+        assert library.network("vgg19") == network()
+
+    def test_a_network_that_is_removed_is_gone_and_its_asset_stays(self, library: Library) -> None:
+        library.put(MODEL)
+        library.add_network(network())
+        library.remove_network("vgg19")
+        assert library.networks() == []
+        assert library.has(SHA256)
 
 
 class TestBundled:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from tests.workers.nst.network_files import gatys_state, torchvision_state
 from workers.nst.features import (
     BLOCKS,
     PREPROCESSING,
@@ -23,6 +25,7 @@ from workers.nst.features import (
     seeded,
 )
 from workers.nst.loss_networks import (
+    ForeignNetwork,
     NetworkMetadata,
     encode_loss_network,
     import_loss_network,
@@ -157,21 +160,6 @@ def parameters(network: LossNetwork) -> list[tuple[str, Tensor, Tensor]]:
     ]
 
 
-def torchvision_state(network: LossNetwork) -> dict[str, Tensor]:
-    index = {layer.name: number for number, layer in enumerate(network.layers)}
-    state = {"classifier.0.weight": torch.ones(4, 4)}
-    for name, weight, bias in parameters(network):
-        state |= {f"features.{index[name]}.weight": weight, f"features.{index[name]}.bias": bias}
-    return state
-
-
-def gatys_state(network: LossNetwork) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for name, weight, bias in parameters(network):
-        state |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    return state
-
-
 def same(first: LossNetwork, second: LossNetwork) -> bool:
     pairs = zip(parameters(first), parameters(second), strict=True)
     return all(a[0] == b[0] and torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in pairs)
@@ -189,6 +177,41 @@ def test_files_of_every_family_load(
     assert loaded.preprocessing.name == "caffe"
     assert loaded.dtype == torch.float32
     assert same(loaded, network.to(dtype=torch.float32))
+
+
+def test_safetensors_of_others_are_read_like_files_of_torch(tmp_path: Path) -> None:
+    network = seeded("vgg16", 2, seed=8)
+    save_file(torchvision_state(network), tmp_path / "w.safetensors")
+    torch.save(torchvision_state(network), tmp_path / "w.pth")
+    first, second = (
+        import_loss_network(tmp_path / name, "vgg16", "caffe") for name in ("w.safetensors", "w.pth")
+    )
+    assert same(first, network)
+    assert same(first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "deepest", "expected"),
+    [
+        ("vgg16", "relu5_3", ["vgg16"]),
+        ("vgg19", "relu5_4", ["vgg19"]),
+        ("vgg19", "relu3_4", ["vgg19"]),
+        ("vgg19", "relu3_3", ["vgg16", "vgg19"]),
+    ],
+)
+def test_a_file_shows_its_architecture_where_the_two_differ(
+    tmp_path: Path, name: str, deepest: str, expected: list[str]
+) -> None:
+    state = torchvision_state(seeded(name, 2, seed=9).up_to([deepest]))
+    torch.save(state, tmp_path / "w.pth")
+    assert ForeignNetwork.read(tmp_path / "w.pth").architectures == expected
+
+
+def test_only_keys_of_gatys_show_a_family(tmp_path: Path) -> None:
+    """Files of both families have torchvision's keys."""
+    for dress, family in ((torchvision_state, ""), (gatys_state, "caffe")):
+        torch.save(dress(NET), tmp_path / "w.pth")
+        assert ForeignNetwork.read(tmp_path / "w.pth").family == family
 
 
 def test_channel_factors_divide_every_channel_and_nothing_else(tmp_path: Path) -> None:
