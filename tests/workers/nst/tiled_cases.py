@@ -117,8 +117,10 @@ def random_case(seed: int, loss: StyleLoss | None = None, dtype: torch.dtype = t
     smallest = max([SMALLEST_SIDE_PX, *(network.stride(name) for name in objective.layers)])
     if any(isinstance(term.loss, GramMeanStd) for term in objective.style):
         smallest = 48  # one position has no deviation: its root would be that of a rounding error
-    height, width = rng.randint(smallest, 90), rng.randint(smallest, 90)
-    whole = Region(0, 0, height, width)
+    height, width = (smallest if rng.random() < 0.15 else rng.randint(smallest, 90) for _ in range(2))
+    largest_tile = min(rng.choice([30, 45, 64]), max(height, width) - 1)  # at least two tiles
+    smallest_tile = min(rng.choice([1, 5, 16]), max(height, width) // 2)
+    cores = random_cores(rng, Region(0, 0, height, width), smallest_tile, largest_tile)
 
     def rgb(rows: int, columns: int) -> Tensor:
         return torch.rand(1, 3, rows, columns, generator=generator, dtype=dtype)
@@ -133,7 +135,7 @@ def random_case(seed: int, loss: StyleLoss | None = None, dtype: torch.dtype = t
         rgb(height, width) * objective.pixel_range,
         rgb(height, width),
         styles,
-        tuple(random_cores(rng, whole, rng.choice([1, 5, 16]), rng.choice([30, 45, 64]))),
+        tuple(cores),
     )
 
 
