@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.optimize import RenderSettings
+from jobs.optimize import AssetRef, OptimizePayload, RenderSettings, StyleImageRef
 from workers.nst.presets import PRESETS, preset
 from workers.optimize_presets import preset_facts, preset_settings
+from workers.optimize_recipe import recipe_of
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -14,6 +15,20 @@ def test_settings_are_keys_of_a_manifest_with_values_that_it_takes(name: str) ->
     settings = preset_settings(preset(name))
     read = RenderSettings.model_validate({"preset": name, **settings})
     assert read.model_dump(mode="json", include=set(settings), exclude_none=True) == settings
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_that_are_said_in_a_manifest_are_those_of_the_preset(name: str) -> None:
+    """Who copies them all from `farm presets NAME` renders as before."""
+    said = OptimizePayload.model_validate(
+        {
+            "preset": name,
+            "styles": [StyleImageRef(name="a.jpg", sha256="0" * 64)],
+            "network": AssetRef(name="vgg19", sha256="1" * 64),
+            **preset_settings(preset(name)),
+        }
+    )
+    assert recipe_of(said) == preset(name)
 
 
 @pytest.mark.parametrize(
