@@ -102,7 +102,7 @@ class NetworkEntry(Entry):
         else:
             meant = f"did you mean {near[0]}? if not, " if near else ""
             way = f"{meant}add it with `farm weights add {name} FILE --preprocessing {family}`"
-        return f"{way} (there are: {', '.join(names) or 'none yet'})"
+        return f"{way}; there are: {', '.join(names) or 'none yet'}"
 
 
 class Library:

@@ -132,7 +132,7 @@ def check(step: OptimizeStep, at: Location, checking: Checking) -> None:
         checking.keep_file((*at, "init", "image"), step.init.image)
     advice = ""
     if step.loss_network is None:
-        advice = f"or give the preset {step.preset} another one: `loss_network`, --loss-network NAME"
+        advice = f"or give the preset {step.preset} another one: loss_network, --loss-network NAME"
     checking.find_network((*at, "loss_network"), step.network, advice)
 
 

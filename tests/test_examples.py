@@ -10,7 +10,8 @@ import pytest
 
 from jobs.documents import read_document
 from jobs.manifest import Manifest, load_manifest
-from jobs.paths import is_s3, split_glob
+from jobs.optimize_step import OptimizeStep
+from jobs.paths import is_picture, is_s3, split_glob
 from jobs.plan import begin_planning, plan_step, validate_plan
 from jobs.steps import Style
 from jobs.storage.base import Store
@@ -21,12 +22,18 @@ from jobs.tasks import StoreOptions
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
 
 
-class AnyStyle:
-    """A library that has every style."""
+class AnyAsset:
+    """A library that has every style and loss network, and keeps nothing."""
 
     def style(self, name: str) -> Style:
         """Return it."""
         return Style(name, "0" * 64)
+
+    network = style
+
+    def put(self, data: bytes | Path) -> str:
+        """Return a hash."""
+        return "1" * 64
 
 
 class Disk:
@@ -46,8 +53,14 @@ class Disk:
         return store
 
     def fill(self, place: str, tag: str) -> None:
-        """Put two pictures whose names begin with `tag` where an entry of `inputs` finds them."""
-        if "*" in place:
+        """Put two pictures whose names begin with `tag` where an entry of `inputs` finds them.
+
+        A file that is named is put there itself.
+        """
+        if is_picture(place) and "*" not in place:
+            root, name = place.rsplit("/", 1)
+            names = [name]
+        elif "*" in place:
             root, pattern = split_glob(place)
             names = [pattern.replace("**", "deep/er").replace("*", f"{tag}{number}") for number in (2, 10)]
         else:
@@ -63,11 +76,13 @@ def planned(example: Path, folder: Path) -> dict[str, list[str]]:
     manifest = load_manifest(example).anchored(folder)
     disk = Disk(folder)
     for step in manifest.steps:
-        assert isinstance(step, StylizeStep)
+        assert isinstance(step, StylizeStep | OptimizeStep)
         for number, place in enumerate(step.inputs):
             disk.fill(place, "ab"[number])
+        for painting in step.style_images if isinstance(step, OptimizeStep) else []:
+            disk.fill(painting.image, "")
     planning = begin_planning(
-        manifest, validate_plan(manifest, AnyStyle(), opener=disk.open), opener=disk.open
+        manifest, validate_plan(manifest, AnyAsset(), opener=disk.open), opener=disk.open
     )
     return {
         step.name: [item.output_key for task in plan_step(step, planning) for item in task.items]
@@ -76,7 +91,9 @@ def planned(example: Path, folder: Path) -> dict[str, list[str]]:
 
 
 def test_there_are_examples():
-    assert {path.name for path in EXAMPLES} >= {"folder.yaml", "many-styles.yaml", "s3.yaml", "frames.yaml"}
+    names = {path.name for path in EXAMPLES}
+    assert names >= {"folder.yaml", "many-styles.yaml", "s3.yaml", "frames.yaml"}
+    assert names >= {"optimize.yaml", "optimize-tiles.yaml"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
@@ -90,8 +107,9 @@ def test_an_example_can_be_planned(example, tmp_path):
     keys = planned(example, tmp_path)
     manifest = load_manifest(example)
     for step in manifest.steps:
-        assert isinstance(step, StylizeStep)
-        assert len(keys[step.name]) == 2 * len(step.inputs) * len(step.styles)
+        assert isinstance(step, StylizeStep | OptimizeStep)
+        pictures = sum(1 if is_picture(place) and "*" not in place else 2 for place in step.inputs)
+        assert len(keys[step.name]) == pictures * len(getattr(step, "styles", [""]))
     together = [key for each in keys.values() for key in each]
     assert len(set(together)) == len(together)
 
@@ -109,6 +127,8 @@ def test_an_example_explains_itself(example):
     [
         ("folder.yaml", "render", ["a2.jpg", "below/a10.JPG"]),
         ("frames.yaml", "render", ["frame_00001.png", "frame_00002.png"]),
+        ("optimize.yaml", "render", ["a2.jpg", "below/a10.JPG"]),
+        ("optimize-tiles.yaml", "render", ["harbor-starry-night.png"]),
         ("s3.yaml", "render", ["a2.webp", "below/a10.webp", "b2.webp", "b10.webp"]),
     ],
 )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from farm.controller import Controller, ControllerOptions
+from jobs.errors import Failure
+from jobs.tasks import Event, TaskMessage
 from tests import toy  # noqa: F401 - registers the kind
-from tests.farm.controlled import farm, manifest, over
-from tests.farm.scripted_pool import ScriptedPool
+from tests.farm.controlled import farm, manifest, over, until
+from tests.farm.scripted_pool import WAIT, ScriptedPool, ended, finished, started
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -42,5 +46,50 @@ def test_the_loop_ends_in_peace_when_the_controller_is_closed(tmp_path):
         await asyncio.sleep(0)
         await controller.close()
         await asyncio.wait_for(loop, 10)
+
+    asyncio.run(run())
+
+
+def checkpoints_of(folder: Path, job: str) -> set[str]:
+    """Return the outputs whose tasks have a checkpoint left."""
+    kept = folder / "out/.farm/jobs" / job / "checkpoints"
+    return {path.read_text() for path in kept.rglob("*.data")}
+
+
+def saving(worker: str, message: TaskMessage) -> Iterator[Event | str]:
+    """Keep a checkpoint, then fail the item `bad`, wait at `slow`, or finish."""
+    (item,) = message.items
+    folder = Path(message.output, ".farm/jobs", message.job, "checkpoints", str(message.task))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "1.data").write_text(item.output_key)
+    yield started(message, item)
+    if item.output_key.startswith("slow"):
+        yield WAIT
+    bad = item.output_key.startswith("bad")
+    yield finished(message, item, Failure.BAD_INPUT if bad else None)
+    yield ended(message)
+
+
+@pytest.mark.parametrize(
+    ("names", "state", "left"),
+    [
+        (["good"], "completed", set()),
+        (["good", "bad"], "completed with errors", {"bad-0.txt"}),
+        (["bad"], "completed with errors", {"bad-0.txt"}),
+        (["good", "slow"], "canceled", {"slow-0.txt"}),
+    ],
+)
+def test_checkpoints_stay_for_what_is_not_made_and_for_nothing_else(tmp_path, names, state, left):
+    """`farm retry` goes on from them, since its tasks are the same."""
+
+    async def run() -> None:
+        async with farm(tmp_path, ScriptedPool(len(names), saving)) as controller:
+            job = await controller.commands.submit(manifest(tmp_path, *({"name": name} for name in names)))
+            if "slow" in names:
+                await until(lambda: checkpoints_of(tmp_path, job) == {"good-0.txt", "slow-0.txt"})
+                await until(lambda: controller.view.job(job)["items"]["done"] == 1)
+                controller.commands.cancel(job)
+            assert (await over(controller, job))["state"] == state
+            assert checkpoints_of(tmp_path, job) == left
 
     asyncio.run(run())

@@ -336,14 +336,17 @@ def test_words_that_are_written_twice_agree():
 
 def step_schemas() -> dict[str, Any]:
     """Return what the manifest's schema says of each kind of step."""
-    kinds = Manifest.model_json_schema()["properties"]["steps"]["items"]["oneOf"]
-    return {kind["title"]: kind for kind in kinds}
+    schema = Manifest.model_json_schema()
+    kinds = schema["properties"]["steps"]["items"]["oneOf"]
+    whole = (schema["$defs"][kind["$ref"].rpartition("/")[2]] if "$ref" in kind else kind for kind in kinds)
+    return {kind["title"]: kind for kind in whole}
 
 
 def test_the_schema_describes_every_key():
     schema = Manifest.model_json_schema()
     assert schema["additionalProperties"] is False
-    for properties in (schema["properties"], step_schemas()["StylizeStep"]["properties"]):
+    of_steps = [step_schemas()[name]["properties"] for name in ("StylizeStep", "OptimizeStep")]
+    for properties in (schema["properties"], *of_steps):
         assert [key for key, value in properties.items() if not value.get("description")] in ([], ["kind"])
 
 
