@@ -64,7 +64,9 @@ class ScaleSettings(Section):
 class OptimizerSettings(Section):
     """The optimizer; what is not said stays as the preset has it, if that is of the same kind."""
 
-    kind: Literal["adam", "lbfgs"] = Field(description="Adam, or L-BFGS as torch steps it.")
+    kind: Literal["adam", "lbfgs"] | None = Field(
+        default=None, description="Adam, or L-BFGS as torch steps it; by default that of the preset."
+    )
     learning_rate: Annotated[float, Within(1e-9, 1e9)] | None = None
     beta1: Annotated[float, Within(0, 0.999999)] | None = Field(default=None, description="Of adam.")
     beta2: Annotated[float, Within(0, 0.999999)] | None = Field(default=None, description="Of adam.")

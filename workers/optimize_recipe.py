@@ -182,11 +182,12 @@ def _with_optimizer(base: Recipe, wanted: OptimizerSettings | None) -> Recipe:
     """
     if wanted is None:
         return base
-    foreign = _OF_LBFGS if wanted.kind == "adam" else _OF_ADAM
+    kind = wanted.kind or ("lbfgs" if isinstance(base.optimizer, LbfgsSettings) else "adam")
+    foreign = _OF_LBFGS if kind == "adam" else _OF_ADAM
     for name in foreign:
         if getattr(wanted, name) is not None:
-            raise ValueError(f"{name} is not of {wanted.kind}")
-    if wanted.kind == "lbfgs":
+            raise ValueError(f"{name} is not of {kind}")
+    if kind == "lbfgs":
         return replace(base, optimizer=_lbfgs(base, wanted), centered=True)
     adam = _adam(base, wanted)
     return replace(base, optimizer=adam, centered=base.centered and adam.clamp is None)
