@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -21,6 +21,8 @@ import typer.main
 import yaml
 
 from jobs.manifest import S3, Manifest, load_manifest
+from jobs.optimize_step import OptimizeStep
+from jobs.schema import Section
 from jobs.steps import Step
 from jobs.stylize_step import StylizeStep
 
@@ -238,17 +240,43 @@ MANIFEST_KEYS = {
     "`s3`": set(S3.model_fields),
     "A step": set(Step.model_fields),
     "`stylize`": set(StylizeStep.model_fields) - set(Step.model_fields),
+    "`optimize`": set(OptimizeStep.model_fields) - set(Step.model_fields),
 }
 
 
 def test_the_page_of_manifests_has_every_key_and_no_other() -> None:
-    """Each part has a table with one row for each key, nothing more."""
+    """Each part has a table in which each key has a row, alone or with its like, and nothing more."""
     _, *parts = re.split(r"^##+ +(.+?)\s*$", MANIFEST_PAGE.read_text(), flags=re.MULTILINE)
     shown = {
-        heading: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+        heading: {key for key in _first_cells(text) if "." not in key}
         for heading, text in zip(parts[::2], parts[1::2], strict=True)
     }
     assert {heading: shown.get(heading) for heading in MANIFEST_KEYS} == MANIFEST_KEYS
+
+
+def _first_cells(text: str) -> Iterator[str]:
+    """Yield the words in backticks of the first column of tables."""
+    for cell in re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE):
+        yield from re.findall(r"`([\w.]+)`", cell)
+
+
+def test_the_page_of_manifests_has_the_parts_of_every_key_of_an_optimization() -> None:
+    """Such as `optimizer.kind`."""
+    parts = {
+        f"{key}.{part}"
+        for key, field in OptimizeStep.model_fields.items()
+        if key not in Step.model_fields
+        for model in _sections_of(field.annotation)
+        for part in model.model_fields
+    }
+    assert {key for key in _first_cells(MANIFEST_PAGE.read_text()) if "." in key} == parts
+
+
+def _sections_of(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_of(inner)
 
 
 def test_every_key_of_a_manifest_is_shown_in_a_block_that_is_valid() -> None:

@@ -28,7 +28,7 @@ class Sized(ScriptedPool):
     """Workers of one host with 8 GB."""
 
     def _report(self, name: str) -> WorkerReport:
-        return WorkerReport(name, 1, "here", "cpu", self._tasks(name), device_bytes=8_000_000_000)
+        return WorkerReport(name, 1, "here", "cpu", tasks=self._tasks(name), device_bytes=8_000_000_000)
 
 
 @pytest.mark.parametrize(

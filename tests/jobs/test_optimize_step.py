@@ -334,9 +334,7 @@ def test_results_are_named_by_the_pattern_and_the_first_painting(
     assert [task.items[0].output_key for task in tasks] == keys
 
 
-@pytest.mark.parametrize(
-    ("file", "name"), [("a.b.jpg", "a.b"), (".jpg", "jpg"), ("s3://x/...", "styled")]
-)
+@pytest.mark.parametrize(("file", "name"), [("a.b.jpg", "a.b"), (".jpg", "jpg"), ("s3://x/...", "styled")])
 def test_a_painting_of_any_name_gives_results_a_name(file, name):
     step = step_of(load_manifest(document(style_images=[file])))
     assert step.style_name == name
@@ -400,12 +398,12 @@ def test_results_count_as_the_same_by_what_decides_their_pixels(manifest, networ
     """Names, devices and numbers of workers change nothing; paintings, sizes and extensions do."""
     base = payload(planned(manifest(), networks)[0][0]).settings()
     (paintings / "again.jpg").write_bytes(b"night")
-    same = [
+    same: list[dict[str, Any]] = [
         {"style_images": [{"image": str(paintings / "again.jpg"), "weight": 9}]},
         {"threads": 4, "device": "cpu", "workers": {"min": 2, "max": 2}, "preview_s": 1, "keep_state": False},
         {"size_px": 512, "checkpoint": {"seconds": 5}, "save_every": 3, "max_megapixels": 9},
     ]
-    other = [
+    other: list[dict[str, Any]] = [
         {"style_images": [str(paintings / "scream.jpg")]},
         {"size_px": 513},
         {"loss_network": "vgg19-caffe"},
