@@ -104,6 +104,7 @@ NEURAL_STYLE_ADAM = [
 
 # Of Gatys' notebook: content and style, total.
 GATYS_FIRST = [0.0, 47222.176, 3181.9846, 775.51080, 193.36113, 676.84351]
+GATYS_FIRST_GRADIENT = 11883.290
 GATYS_TOTALS = {1: 52049.875, 2: 52048.480, 12: 2580.9114}
 
 # Totals that style-transfer-pytorch reports: four iterations at 68x57 px, three at 96x80 px.
@@ -188,6 +189,18 @@ def test_gatys_goes_down_with_the_losses_of_gatys_notebook() -> None:
     assert terms(found[0]) == pytest.approx(GATYS_FIRST, rel=FIRST)
     for number, expected in GATYS_TOTALS.items():
         assert found[number - 1].loss == pytest.approx(expected, rel=FIRST if number < 3 else 0.3)
+
+
+def test_gatys_has_the_gradient_of_gatys_notebook() -> None:
+    """The sum of its absolute values by BGR in 0..255, which the notebook's trace has beside the losses."""
+    recipe, network = preset("gatys"), seeded_vgg19("caffe")
+    center = torch.tensor(recipe.center(network)).view(1, 3, 1, 1)
+    content, style = picture("content.png") - center, picture("style_a.png") - center
+    prepared = recipe.prepare(network)
+    objective = recipe.objective(prepared, (content.shape[-2], content.shape[-1]))
+    stage = WholeStage(prepared, objective, content, [(1.0, style)])
+    gradient = stage.evaluate(stage.begin(content * recipe.pixel_range)).gradients[0]
+    assert float(gradient.double().abs().sum()) == pytest.approx(GATYS_FIRST_GRADIENT, rel=FIRST)
 
 
 @pytest.mark.slow
