@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from farm.cli import styles
+from jobs.errors import FarmError
+from jobs.library import NetworkEntry
 from tests.farm.cli.conftest import Cli
 from tests.farm.cli.played import TOKEN, PlayedFarm, ended_job, make_job
 
@@ -145,3 +148,21 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_end_it(played: PlayedFarm, 
     assert "farm cancel j7" in said
     assert "Traceback" not in said
     assert not played.asked("POST", "/v1/jobs/j7:cancel")
+
+
+def test_a_render_that_the_farm_may_still_refuse_leaves_no_folder_before_it_is_asked(
+    cli: Cli, photos: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kind of work looks at an optimization, on the farm that is started for it."""
+
+    def up(_: Any) -> None:
+        raise FarmError("no farm today")
+
+    monkeypatch.setattr("farm.local.up", up)
+    (machine / "night.jpg").write_bytes(b"a painting, for all that is known here")
+    library = styles.library()
+    sha256 = library.put(b"weights")
+    library.add_network(NetworkEntry("vgg19", sha256, "vgg19", "torchvision", False, "conv5_4", 7, 0.0))
+    result = cli("render", "photos", "--style-image", "night.jpg")
+    assert "no farm today" in result.stderr
+    assert {path.name for path in machine.iterdir()} == {"photos", "night.jpg"}
