@@ -17,6 +17,7 @@ from workers.images import check_writable, decode, verify
 from workers.kinds import Context, Kind, Prepared, Produced, register
 from workers.optimize_checks import check
 from workers.optimize_files import state_name
+from workers.optimize_forecast import forecast
 from workers.optimize_gang import hear, tell, unpacked
 from workers.optimize_layout import Layout, lay_out, too_small
 from workers.optimize_notes import Kept, Notes, Subject
@@ -55,7 +56,7 @@ def settings(payload: dict[str, Any]) -> dict[str, Any]:
     return OptimizePayload.model_validate(payload).settings()
 
 
-register(Kind(KIND, run, prepare, settings, check))
+register(Kind(KIND, run, prepare, settings, check, forecast))
 
 
 def _follow(studio: Studio, context: Context) -> None:

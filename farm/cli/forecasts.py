@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from farm.machine import Machine
     from jobs.library import Library
     from jobs.manifest import Manifest
-    from jobs.steps import PlannedTask, Planning, Step
+    from jobs.steps import Planning, Step
 
 _IGNORED_SHOWN = 5
 
@@ -120,15 +120,18 @@ def _step(
         checks = checks_of(first, planning, library, machine, note)
         work = examine_task(at, step.kind, first, checks)
         told = work.forecast(first.payload, first.items, checks) if work.forecast is not None else {}
-        known |= told | _times(told, summary.tasks, first, machine)
+        known |= told | _times(told, summary.tasks, machine)
     return known
 
 
-def _times(told: Document, tasks: int, task: PlannedTask, machine: Machine) -> Document:
-    """Return how long a step takes whose tasks take as long as the first one, as many at once as can be."""
+def _times(told: Document, tasks: int, machine: Machine) -> Document:
+    """Return how long a step takes whose tasks take as long as the first one, as many at once as can be.
+
+    Workers on CPUs share the cores that one of them was measured on.
+    """
     if told.get("seconds") is None:
         return {}
-    at_once = max(1, max(machine.there, task.workers[0]) // told.get("workers", 1))
+    at_once = 1 if told["device"] == "cpu" else max(1, max(machine.there, machine.workers) // told["workers"])
     return {"seconds_in_all": told["seconds"] * math.ceil(tasks / at_once)}
 
 
@@ -164,15 +167,16 @@ def _render_facts(step: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Return what is to be said of an optimization beside its scales."""
     network, picture = step["loss_network"], step["picture"]
     own = "the preset's own" if network["of_preset"] else "not the preset's own"
+    first = f", the first of {step['items']}" if step["items"] > 1 else ""
     there = f" of {view.size(step['device_bytes'])}" if step["device_bytes"] else ""
     needs = f"{view.size(step['memory_bytes'])}{there}{' each' if step['workers'] > 1 else ''}"
     return [
-        ("picture", f"{picture['name']}, {_px(picture)}; the result has {_px(step['scales'][-1])}"),
+        ("picture", f"{picture['name']}{first}, {_px(picture)}; the result has {_px(step['scales'][-1])}"),
         ("paintings", ", ".join(f"{style['name']} ({style['share']:.0%})" for style in step["styles"])),
         ("preset", step["preset"]),
         ("loss network", f"{network['name']}: {network['architecture']}, {network['family']}, {own}"),
         ("workers", f"{step['workers']} on {step['device']}, {step['precision']}; memory needed: {needs}"),
-        ("work", f"{step['pixel_evaluations'] / 1e6:,.0f} million pixel-evaluations"),
+        ("work", f"{step['pixel_evaluations'] / 1e6:,.3g} million pixel-evaluations"),
         ("time", _time(step)),
     ]
 

@@ -9,9 +9,11 @@ import pytest
 
 from farm import folders
 from farm.cli import styles
-from jobs.library import StyleEntry
+from farm.client import Farm
+from jobs.library import NetworkEntry, StyleEntry
 from tests.farm.cli.conftest import Cli
-from tests.farm.cli.played import PlayedFarm
+from tests.farm.cli.played import TOKEN, PlayedFarm
+from workers.nst.speed import Speed
 
 
 @pytest.fixture
@@ -91,3 +93,100 @@ def test_files_that_a_dry_run_reads_are_not_kept_by_the_farm(machine: Path, tmp_
     assert aside.path(sha256).read_bytes() == b"a painting"
     assert not styles.library().has(sha256)
     assert not (folders.data_dir() / "store").exists()
+
+
+# --- an optimization, for real but for its tiny network --------------------------------------------
+
+
+@pytest.fixture
+def town(machine: Path) -> Path:
+    """Return a folder with a picture and a painting, on a machine that has a narrow loss network."""
+    from PIL import Image
+
+    from workers.nst.features import seeded
+    from workers.nst.loss_networks import NetworkMetadata, encode_loss_network
+
+    data = encode_loss_network(seeded("vgg19", 2, 0), NetworkMetadata("vgg19", "torchvision"))
+    library = styles.library()
+    sha256 = library.put(data)
+    entry = NetworkEntry("tiny", sha256, "vgg19", "torchvision", False, "relu5_4", len(data), 0.0)
+    library.add_network(entry)
+    for name, size in (("town.png", (160, 120)), ("night.png", (70, 90))):
+        Image.new("RGB", size, "navy").save(machine / name)
+    return machine
+
+
+OPTIMIZE = ["town.png", "--style-image", "night.png", "--loss-network", "tiny", "--threads", "1"]
+
+
+def test_an_optimization_is_told_scale_by_scale(
+    cli: Cli, town: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farm.local.up", lambda _=None: pytest.fail("a farm was started"))
+    monkeypatch.setattr("workers.optimize_forecast._measured", lambda *_: Speed(64, 0.25))
+    before = files_below(town.parent)
+    options = ["--scales", "64:20,128:10", "--preset", "gatys", "--tile", "64", "--workers", "2"]
+    result = cli("render", *OPTIMIZE, *options, "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert files_below(town.parent) == before
+    for part in (
+        "town.png, 160x120 px; the result has 128x96 px",
+        "night.png (100%)",
+        "tiny: vgg19, torchvision, not the preset's own",
+        "2 on cpu, fp32; memory needed",
+        "64x48 px",
+        "4: 2x2",
+        "one evaluation of 64x64 px took 0.25 s",
+    ):
+        assert part in result.stdout
+    document = json.loads(cli("render", *OPTIMIZE, *options, "--dry-run", "--json").stdout)
+    (step,) = document["steps"]
+    assert [(scale["width_px"], scale["iterations"]) for scale in step["scales"]] == [(64, 20), (128, 10)]
+    assert step["seconds"] == step["seconds_in_all"] > 0
+    assert step["scales"][0]["margin_px"] > 0
+    assert any("not the preset's own" in note for note in document["notes"])
+
+
+@pytest.mark.usefixtures("town")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--precision", "tf32"], "--precision: "),
+        (["--size", "16"], "--size: "),
+        (["--iterations", "1"], "--iterations: "),
+        (["--device", "cuda"], "--device: "),
+        (["--style-image", "missing.png"], "--style-image: "),
+        (["--loss-network", "huge"], "--loss-network: "),
+        (["--set", "style_layers={relu9_1: 1}"], "--set style_layers: "),
+        (["--size", "65536", "--tile", "16384"], "--tile: "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_said_of_its_option_before_any_work(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.setattr("workers.memory.device_bytes", lambda _: 8 << 30)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = cli("render", *OPTIMIZE, *options, "--dry-run")
+    assert result.exit_code == 2
+    error, _ = result.stderr.splitlines()
+    assert error.startswith(f"error: {said}")
+
+
+def test_a_farm_that_runs_says_what_it_has(
+    cli: Cli, town: Path, played: PlayedFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers and their memory count, not those of a farm that would be started."""
+    monkeypatch.setattr("farm.client.find", lambda: Farm(played.url, TOKEN, here=True))
+    monkeypatch.setattr("workers.optimize_forecast._measured", lambda *_: Speed(64, 0.25))
+    worker = {"pid": 1, "node": "vm", "device": "cpu", "device_bytes": 6_000_000_000}
+    played.on("GET", "/v1/workers", {"workers": [{"id": name, **worker} for name in ("w1", "w2")]})
+    played.on("GET", "/v1/health", {"most_workers": 3})
+    (step,) = json.loads(cli("render", *OPTIMIZE, "--dry-run", "--json").stdout)["steps"]
+    assert (step["workers"], step["device_bytes"]) == (1, 3_000_000_000), "two share the memory"
+    (step,) = json.loads(cli("render", *OPTIMIZE, "--workers", "3", "--dry-run", "--json").stdout)["steps"]
+    assert (step["workers"], step["device_bytes"]) == (3, 2_000_000_000)
+    result = cli("render", *OPTIMIZE, "--workers", "4", "--dry-run")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --workers: 4 workers at once")
+    assert not town.joinpath("town-night").exists()
