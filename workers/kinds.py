@@ -166,7 +166,7 @@ class Kind:
         settings: Returns what of the payload decides pixels, for the render key, or None for kinds whose
             items have no render key (they are always made).
         check: Looks at submit, given the payload and the items of the first task, whether it can be done.
-        forecast: Tells for a dry run, given the same, what the task would do, as JSON: facts by name; of these
+        forecast: Tells for a dry run, given the same, what the task would do, as JSON: facts by name. Of them
             `scales` is a list of rows, `seconds` how long it takes, about, and `basis` how that is known.
     """
 

@@ -103,9 +103,10 @@ def trace_plot(trace: Sequence[Step], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = Figure(figsize=(10, 6))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(yscale="log", xlabel="iteration", ylabel="loss", title=title)
+    axes = figure.add_axes((0.08, 0.09, 0.9, 0.84), yscale="log", title=title)
+    axes.set(xlabel="iteration", ylabel="loss")
     places = range(1, len(trace) + 1)
     names = list(dict.fromkeys(name for step in trace for name in step["terms"]))
     axes.plot(places, [_positive(step["loss"]) for step in trace], color="black", linewidth=2, label="loss")

@@ -6,12 +6,12 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,7 +20,7 @@ from jobs.tasks import Item, TaskMessage
 from workers.kinds import Produced
 from workers.models import ModelCache
 from workers.nst.features import seeded
-from workers.nst.group import Group
+from workers.nst.group import Alone, Group
 from workers.nst.loss_networks import NetworkMetadata, encode_loss_network
 from workers.nst.thread_group import run_together
 from workers.optimize import prepare, run
@@ -48,9 +48,14 @@ def picture_bytes(
 
 
 @cache
-def network_bytes(family: str = "torchvision", *, channels: int = 2, convolutions: int = 16) -> bytes:
-    """Return a file of a narrow random network that ends after so many convolutions."""
-    network = seeded("vgg19", channels, 0, family)
+def network_bytes(family: str = "torchvision", *, convolutions: int = 16, gain: float = 1.0) -> bytes:
+    """Return a file of a narrow random network of so many convolutions, its weights amplified."""
+    network = seeded("vgg19", 2, 0, family)
+    layers = [
+        layer if layer.weight is None else replace(layer, weight=layer.weight * gain)
+        for layer in network.layers
+    ]
+    network = replace(network, layers=tuple(layers))
     names = [layer.name for layer in network.layers if layer.kind == "conv"]
     return encode_loss_network(network.up_to([names[convolutions - 1]]), NetworkMetadata("vgg19", family))
 
@@ -113,7 +118,10 @@ class Desk:
                 leader.append(attempt)
             run(task, attempt)
 
-        run_together(size, member, arrival_seed=seed)
+        if size == 1:
+            member(Alone())
+        else:
+            run_together(size, member, arrival_seed=seed)
         self.events = leader[0].events
         return leader[0].outcomes
 
@@ -192,11 +200,3 @@ def pixels(data: bytes) -> Pixels:
     """Return what a file shows."""
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image)
-
-
-def one_thread() -> Iterator[None]:
-    """Compute with one thread meanwhile: nothing here is large enough for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
