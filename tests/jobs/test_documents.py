@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import documents
-from jobs.documents import read_document
+from jobs.documents import read_document, read_value
 from jobs.errors import ManifestError
 from jobs.manifest import load_manifest
 
@@ -84,3 +84,27 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path):
 def test_a_byte_order_mark_does_no_harm(tmp_path):
     (tmp_path / "job.yaml").write_bytes(b"\xef\xbb\xbfname: holiday")
     assert read_document(tmp_path / "job.yaml") == {"name": "holiday"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("40", 40),
+        ("1e-3", 0.001),
+        ("yuv", "yuv"),
+        ("true", True),
+        ("", None),
+        ("[1, 2]", [1, 2]),
+        ("{relu1_1: 1, relu2_1: 0.5}", {"relu1_1": 1, "relu2_1": 0.5}),
+        ('{"a": {"b": 1}}', {"a": {"b": 1}}),
+    ],
+)
+def test_one_value_is_read_as_json_or_yaml(text, value):
+    """JSON first: it takes 1e-3 for a number, where YAML sees text."""
+    assert read_value(text) == value
+
+
+@pytest.mark.parametrize("text", ["{", "[1", "a: b: c", '{"a": 1, "a": 2}', "[" * 1000, "\x00", "&a [*a]"])
+def test_what_is_no_value_is_refused(text):
+    with pytest.raises(ManifestError):
+        read_value(text)
