@@ -254,15 +254,17 @@ class _Plan:
         Raises:
             UsageError: If there would be too many.
         """
+        _, (height_px, width_px) = self.sizes[-1]
+        most = len(tiles.grid(height_px, width_px, tile_px))
+        if most > MOST_TILES:
+            raise UsageError(
+                f"tiles of {tile_px} px cut {width_px}x{height_px} px into {most} pieces, "
+                f"more than {MOST_TILES}",
+                "use larger tiles",
+            )
         scales = []
         for scale, size in self.sizes:
             cores = tiles.grid(*size, tile_px)
-            if len(cores) > MOST_TILES:
-                raise UsageError(
-                    f"tiles of {tile_px} px cut {size[1]}x{size[0]} px into {len(cores)} pieces, "
-                    f"more than {MOST_TILES}",
-                    "use larger tiles",
-                )
             read = [self._read(core, size) for core in cores]
             holders = Tiling.dealt(*size, cores, self.workers).holders
             busiest = _most(holders, read)

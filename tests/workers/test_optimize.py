@@ -165,7 +165,7 @@ def test_an_extension_that_was_stopped_goes_on_with_itself(desk: Desk) -> None:
 
 
 def test_a_render_that_a_rule_had_stopped_is_extended_from_there(desk: Desk) -> None:
-    stop = {"stop": {"loss": 1e9}}
+    stop: dict[str, Any] = {"stop": {"loss": 1e9}}
     rendered(desk, job="first", **ONE_SCALE, **stop)
     assert len(desk.trace(job="first")) == 1
     desk.checkpoint = None
