@@ -244,7 +244,10 @@ class Commands:
         if job_id in self._dispatcher.jobs or state not in ENDED_JOBS:
             raise UsageError(f"job {job_id} has not ended: it is {state}", "wait for it, or cancel it")
         if state is JobState.CANCELED:
-            raise UsageError(f"job {job_id} was canceled", "submit it again: what is finished is skipped")
+            raise UsageError(
+                f"job {job_id} was canceled",
+                "submit it again: what is finished is skipped, what has a checkpoint goes on",
+            )
         if not self._reopen(job_id):
             raise UsageError(f"job {job_id} has nothing to try again")
         self._ledger.update(

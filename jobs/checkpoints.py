@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import uuid
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -64,6 +65,15 @@ class Checkpoints:
                 self._number = number
                 self._prune()
                 return data
+
+    def read(self) -> bytes | None:
+        """Return the latest undamaged state, or None, and take nothing over.
+
+        Raises:
+            LeaseLostError: If a later attempt has taken over.
+        """
+        numbers, _ = self._listing()
+        return self._latest(numbers)[1]
 
     def save(self, data: bytes) -> None:
         """Keep `data` as the newest state; the first save takes over if that was not done.
@@ -181,6 +191,17 @@ class Checkpoints:
 
     def _lost(self) -> LeaseLostError:
         return LeaseLostError(f"attempt {self._attempt} has lost {self._folder}: another one goes on")
+
+
+def latest_state(store: Store, job: str, task: int) -> bytes | None:
+    """Return the newest undamaged state of a task, or None; its attempts lose nothing.
+
+    Args:
+        store: The job's output.
+        job: Id of the job.
+        task: Number of the task.
+    """
+    return Checkpoints(store, job, task, attempt=sys.maxsize).read()
 
 
 def _encode(mark: _Mark) -> bytes:

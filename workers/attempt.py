@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobs.checkpoints import Checkpoints
 from jobs.errors import BadInputError, Failure, FarmError, LeaseLostError
 from jobs.library import Library
 from jobs.records import Record
@@ -30,6 +29,7 @@ from jobs.tasks import (
     StoreOptions,
     TaskMessage,
 )
+from jobs.unfinished import Resumable
 from workers.kinds import Produced, load_kind
 from workers.models import ModelCache
 from workers.nst.group import Alone, Group
@@ -98,7 +98,7 @@ class Attempt:
         self._writes: list[Future[None]] = []
         self._room = threading.BoundedSemaphore(_WRITES_BEHIND)
         self._began: float | None = None
-        self._checkpoints: Checkpoints | None = None
+        self._state: Resumable | None = None
         self._kind = load_kind(message.kind)
         self._output = Output(message, self._kind, self._output_store, self.check_lease)
         self._items = message.items if self._rank == 0 else ()
@@ -202,13 +202,16 @@ class Attempt:
         """Keep resumable state; LeaseLostError when a later attempt has taken over."""
         self._must_lead("keep checkpoints")
         self.check_lease()
-        self._own_checkpoints().save(data)
+        self._own_state().save(data)
 
     def load_checkpoint(self) -> bytes | None:
-        """Take over from the attempts before this one; return the last state that one of them kept."""
+        """Take over from the attempts before this one; return the last state that one of them kept.
+
+        If there is none, it is that of an earlier job that began to make the same and was canceled.
+        """
         self._must_lead("take over a checkpoint")
         self.check_lease()
-        return self._own_checkpoints().take_over()
+        return self._own_state().take_over()
 
     def keep_file(self, name: str, data: bytes) -> None:
         """Keep a file of the job beside its results."""
@@ -279,16 +282,20 @@ class Attempt:
         except FileNotFoundError:
             raise BadInputError(f"{item.input} is not there any more") from None
 
+    def _target(self, item: Item) -> Target:
+        with self._lock:
+            target = self._targets.get(item.id)
+        return target or self._output.target(item, lambda: self._content(item))
+
     # Writing one item, in a writer thread.
 
     def _write(self, item: Item, result: Callable[[], Produced]) -> None:
         try:
             self.check_lease()
             produced = result()
-            with self._lock:
-                target = self._targets.get(item.id)
-            target = target or self._output.target(item, lambda: self._content(item))
-            committed = self._output.commit(item, target, produced)
+            committed = self._output.commit(item, self._target(item), produced)
+            if self._state:
+                self._state.finished()
             state = ItemState.DONE if committed.won else ItemState.SKIPPED
             note = produced.note if committed.won else "another attempt finished it first"
             self._finish(item, state, committed.record, note)
@@ -351,12 +358,19 @@ class Attempt:
     def _output_store(self) -> Store:
         return self._services.store(self.message.output, self.message.store_options)
 
-    def _own_checkpoints(self) -> Checkpoints:
-        if self._checkpoints is None:
-            self._checkpoints = Checkpoints(
-                self._output_store(), self.message.job, self.message.task, self.message.attempt
-            )
-        return self._checkpoints
+    def _own_state(self) -> Resumable:
+        if self._state is None:
+            self._state = Resumable(self._output_store(), self.message, self._render_key)
+        return self._state
+
+    def _render_key(self) -> str:
+        """Return what decides the result of the only item, or nothing: an input that is gone fails later."""
+        (item,) = self._items
+        try:
+            return self._target(item).render_key
+        except FarmError as error:
+            log.info("%s is not compared to what was begun: %s", item.output_key, error)
+            return ""
 
 
 def _kept_key(job: str, name: str) -> str:

@@ -131,6 +131,24 @@ def test_a_pause_in_the_middle_costs_no_byte_and_no_iteration(
     assert len(seen) == len(set(seen)), "what was paused went on where it was"
 
 
+def test_a_canceled_job_that_is_submitted_again_goes_on_from_its_checkpoint(
+    farm: RealFarm, photo: Path, painting: Path, tmp_path: Path, expected: bytes
+) -> None:
+    """To the same bytes, by another number of workers."""
+    said = {**TILED, "checkpoint": {"iterations": 2}}
+    number = farm.submit(optimize_manifest(photo, painting, tmp_path, **said, workers={"min": 2, "max": 2}))
+    kept = tmp_path / ".farm/jobs" / number / "checkpoints"
+    wait_until(lambda: list(kept.glob("*/*.data")), "a checkpoint is kept")
+    farm.client.cancel(number)
+    farm.wait(number, "canceled")
+    assert list(kept.glob("*/*.data"))
+    again = farm.wait(farm.submit(optimize_manifest(photo, painting, tmp_path, **said)))
+    assert rendered(again, tmp_path) == expected
+    first = farm.events(again["id"], "loss")[0]["data"]
+    assert (first["scale"], first["iteration"]) >= (0, 3), "what had a checkpoint is not done again"
+    assert list((tmp_path / ".farm/jobs").glob("*/checkpoints/*/*")) == []
+
+
 def test_more_iterations_for_a_finished_picture(
     farm: RealFarm, photo: Path, painting: Path, tmp_path: Path
 ) -> None:

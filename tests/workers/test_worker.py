@@ -92,6 +92,36 @@ def test_an_attempt_goes_on_from_the_checkpoint_of_the_one_before(bench):
     assert (bench.folder / "out/a.txt").read_text() == "hi 6 "
 
 
+def stopped_in_the_middle(bench, payload: dict[str, Any]) -> int:
+    """Run an attempt of task 1 and stop it for good after three counts; return how many lines it wrote."""
+    log = bench.folder / "log"
+    bench.worker.submit(bench.message(payload=payload))
+    bench.wait_for(lambda _: log.exists() and len(log.read_text().splitlines()) >= 3)
+    bench.worker.stop(1, 1)
+    bench.wait_for(lambda events: any(isinstance(e, TaskEnded) for e in events))
+    return len(log.read_text().splitlines())
+
+
+def left_of_tasks(bench) -> list[Path]:
+    """Return what of checkpoints, and of notes about them, is left in the output."""
+    farm = bench.folder / "out/.farm"
+    return [*farm.glob("unfinished/**/*"), *farm.glob("jobs/*/checkpoints/*/*")]
+
+
+@pytest.mark.parametrize("change", [{}, {"word": "ho"}], ids=["the same", "with other settings"])
+def test_a_job_that_is_submitted_again_goes_on_where_the_canceled_one_was(bench, change):
+    """It has another id; what it makes is recognized. Other settings make something else, from the start."""
+    slow = {"count": 6, "seconds": 0.05, "log": str(bench.folder / "log")}
+    before = stopped_in_the_middle(bench, slow)
+    assert left_of_tasks(bench)
+    [outcome] = bench.run(bench.message(task=2, payload={**slow, **change}))
+    assert outcome.state is ItemState.DONE
+    lines = (bench.folder / "log").read_text().splitlines()[before:]
+    assert len(lines) == 6 if change else len(lines) <= 4
+    assert (bench.folder / "out/a.txt").read_text() == f"{change.get('word', 'hi')} 6 "
+    assert [path for path in left_of_tasks(bench) if "task 2" not in str(path)] == []
+
+
 def test_an_attempt_that_wakes_up_after_another_took_over_keeps_nothing(bench):
     """Frozen between two counts while a later attempt went on: its next checkpoint is refused."""
     asleep, awake = threading.Event(), threading.Event()
