@@ -57,7 +57,8 @@ def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor, *, graph: bo
     kept = True  # for someone else, so it may not be changed in place
     for layer, output in zip(network.layers, plan.outputs, strict=False):
         window = reads(layer, output).clip(region)
-        features = features[(..., *window.slices(region))]
+        if window != region:  # a slice of everything would be copied on the way back
+            features = features[(..., *window.slices(region))]
         if layer.kind == "relu":
             features = functional.relu(features) if kept else functional.relu_(features)
         elif layer.kind == "pool":
