@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -103,6 +104,7 @@ class Notes:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.trace = list(trace)
+        self._before = _evaluations(trace)
         self._context = context
         self._studio = studio
         self._payload: OptimizePayload = studio.payload
@@ -205,13 +207,17 @@ class Notes:
         return data, "; ".join(filter(None, (picture.note, enlarged, lost))), facts
 
     def _facts(self, rgb: Tensor) -> dict[str, Any]:
-        evaluations = {step["scale"]: step["evaluations"] for step in self.trace}
+        evaluations = _evaluations(self.trace)
         last = self.trace[-1] if self.trace else {"loss": None, "seconds": 0.0}
         return {
             "width_px": rgb.shape[-1],
             "height_px": rgb.shape[-2],
             "seconds": last["seconds"],
             "evaluations": sum(evaluations.values()),
+            "pixel_evaluations": sum(
+                (count - self._before.get(scale, 0)) * math.prod(self._layout.scales[scale].size)
+                for scale, count in evaluations.items()
+            ),
             "loss": last["loss"],
             "look": self._look(rgb),
             "preset": self._payload.preset,
@@ -265,3 +271,8 @@ class Notes:
         )
         self._context.emit("loss", {"item": self._key, **step})
         self._said, self._said_at = len(self.trace), self._clock()
+
+
+def _evaluations(trace: Sequence[files.Step]) -> dict[int, int]:
+    """Return how many evaluations of each scale are in a trace."""
+    return {step["scale"]: step["evaluations"] for step in trace}
