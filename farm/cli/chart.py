@@ -25,7 +25,8 @@ def curve(values: Sequence[float], width: int, height: int) -> list[str]:
         `height` lines, or none if there is nothing to draw or no room.
     """
     columns, rows = (width - _LABEL - 1) * 2, height * 4
-    points = [(i, math.log10(v)) for i, v in enumerate(values) if math.isfinite(v) and v > 0]
+    usable = [(i, v) for i, v in enumerate(values) if math.isfinite(v) and v > 0]
+    points = [(i, math.log10(v)) for i, v in usable]
     if len(points) < 2 or columns < 4 or height < 2:
         return []
     low, high = min(y for _, y in points), max(y for _, y in points)
@@ -42,7 +43,8 @@ def curve(values: Sequence[float], width: int, height: int) -> list[str]:
         for x in range(begin, end + 1):
             share = (x - begin) / (end - begin) if end > begin else 1.0
             dot(x, y + (z - y) * share)
-    labels = {0: f"{10**high:.3g}", height - 1: f"{10**low:.3g}"}
+    least, largest = min(v for _, v in usable), max(v for _, v in usable)
+    labels = {0: f"{largest:.3g}", height - 1: f"{least:.3g}"}
     return [
         f"{labels.get(n, ''):>{_LABEL}} " + "".join(chr(_EMPTY + bits) for bits in line)
         for n, line in enumerate(cells)
