@@ -1,4 +1,4 @@
-"""Render one photograph and one painting in every preset, and lay the pictures side by side.
+"""Render one photograph in the style of one painting or more in every preset, side by side on a sheet.
 
     python examples/presets.py photo.jpg painting.jpg out --weights vgg19.pth --family caffe
 
@@ -103,8 +103,11 @@ def main() -> None:
     """Render in each preset and make the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photo", type=Path)
-    parser.add_argument("painting", type=Path)
+    parser.add_argument("painting", type=Path, nargs="+")
     parser.add_argument("output", type=Path, help="folder for the pictures and sheet.jpg")
+    parser.add_argument(
+        "--blend", type=float, nargs="+", help="weight of each painting, all alike unless told"
+    )
     parser.add_argument("--weights", type=Path, required=True, help="file of torch of the loss network")
     parser.add_argument("--network", default="vgg19", help="its architecture")
     parser.add_argument("--family", default="torchvision", help="of the weights: torchvision or caffe")
@@ -117,7 +120,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     networks = load_networks(arguments)
-    pictures = Pictures(load(arguments.photo), ((1.0, load(arguments.painting)),))
+    blend = arguments.blend or [1.0] * len(arguments.painting)
+    paintings = [(w, load(path)) for w, path in zip(blend, arguments.painting, strict=True)]
+    pictures = Pictures(load(arguments.photo), tuple(paintings))
     arguments.output.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in arguments.presets.split(","):
