@@ -126,17 +126,22 @@ def check_network(recipe: Recipe, network: LossNetwork, ref: AssetRef) -> None:
 
 
 def is_own_network(recipe: Recipe, metadata: NetworkMetadata) -> bool:
-    """Return whether a loss network is of the kind that a preset was made for."""
-    return (metadata.architecture, metadata.family) == (recipe.network, recipe.family)
+    """Return whether a loss network is of the kind that a preset was made for, its channels as they were."""
+    own = (metadata.architecture, metadata.family) == (recipe.network, recipe.family)
+    return own and not metadata.channel_scaled
 
 
 def network_note(recipe: Recipe, metadata: NetworkMetadata) -> str:
     """Return what should be known of a loss network beside its name."""
     scaled = ", channels scaled" if metadata.channel_scaled else ""
-    own = f"{metadata.architecture} of {metadata.family}{scaled}"
+    found = f"{metadata.architecture} of {metadata.family}{scaled}"
     if is_own_network(recipe, metadata):
-        return own
-    return f"{own}, not the preset's own, {recipe.network} of {recipe.family}"
+        return found
+    note = f"{found}, not the preset's own, {recipe.network} of {recipe.family}"
+    if recipe.relative:
+        return note
+    unscaled = " as it is" if metadata.channel_scaled else ""
+    return f"{note}{unscaled}, whose activations its weights are for: style and content may be out of balance"
 
 
 @contextmanager

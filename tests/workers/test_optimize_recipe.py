@@ -21,6 +21,7 @@ from workers.nst.stopping import Stopping
 from workers.optimize_recipe import (
     check_network,
     color_of,
+    is_own_network,
     network_note,
     read_network,
     recipe_of,
@@ -167,3 +168,31 @@ def test_the_note_on_a_network_says_whether_it_is_the_presets_own() -> None:
     assert network_note(default, NetworkMetadata("vgg16", "caffe", channel_scaled=True)) == (
         "vgg16 of caffe, channels scaled, not the preset's own, vgg19 of torchvision"
     )
+
+
+OUT_OF_BALANCE = ", whose activations its weights are for: style and content may be out of balance"
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "note"),
+    [
+        ("gatys", NetworkMetadata("vgg19", "caffe"), "vgg19 of caffe"),
+        (
+            "gatys",
+            NetworkMetadata("vgg19", "caffe", channel_scaled=True),
+            f"vgg19 of caffe, channels scaled, not the preset's own, vgg19 of caffe as it is{OUT_OF_BALANCE}",
+        ),
+        (
+            "crowson",
+            NetworkMetadata("vgg19", "caffe"),
+            f"vgg19 of caffe, not the preset's own, vgg19 of torchvision{OUT_OF_BALANCE}",
+        ),
+    ],
+)
+def test_a_preset_that_was_tuned_for_a_networks_activations_says_so_beside_another(
+    name: str, metadata: NetworkMetadata, note: str
+) -> None:
+    """With Caffe's channels scaled to one, gatys hardly changes the photograph."""
+    recipe = preset(name)
+    assert network_note(recipe, metadata) == note
+    assert is_own_network(recipe, metadata) is (note == "vgg19 of caffe")

@@ -50,6 +50,8 @@ class Recipe:
         counts_evaluations: Iterations are evaluations of the objective, where an optimizer needs several.
         average_decay: The result is a moving average of the iterates, of this decay, bias-corrected; 0 for
             the last iterate.
+        relative: Every term is divided by the energy of its target: the weights hold for a network of any
+            magnitude, where those of other recipes were tuned for the activations of one.
         carry: What is enlarged from one scale to the next: the `image`, or its `difference` to the content.
     """
 
@@ -76,6 +78,7 @@ class Recipe:
     style_size: StyleSize = field(default_factory=StyleSize)
     counts_evaluations: bool = True
     average_decay: float = 0.0
+    relative: bool = False
     carry: Literal["image", "difference"] = "image"
 
     def __post_init__(self) -> None:

@@ -47,5 +47,6 @@ RECIPE = Recipe(
     centered=True,
     optimizer=LbfgsSettings(learning_rate=1.0, history=20),
     schedule=Schedule(smallest_px=128, iterations=100, first_iterations=200),
+    relative=True,
     carry="difference",
 )
