@@ -239,10 +239,10 @@ def test_cancel_while_a_job_is_planned_leaves_nothing_pending(tmp_path, monkeypa
     gate = asyncio.Event()
     real = asyncio.to_thread
 
-    async def slow(function: Any, *arguments: Any) -> Any:
+    async def slow(function: Any, *arguments: Any, **named: Any) -> Any:
         if function.__name__ == "_take":
             await gate.wait()
-        return await real(function, *arguments)
+        return await real(function, *arguments, **named)
 
     monkeypatch.setattr("farm.planning.asyncio.to_thread", slow)
 
