@@ -73,6 +73,9 @@ class OptimizerSettings(Section):
     clamp: bool | None = Field(default=None, description="Of adam: keep pixels within the range.")
     history: Annotated[int, Within(1, 100)] | None = Field(default=None, description="Pairs of lbfgs.")
     line_search: Literal["strong-wolfe", "none"] | None = Field(default=None, description="Of lbfgs.")
+    longest_move: Annotated[float, Within(1e-9, 1e9)] | None = Field(
+        default=None, description="Of lbfgs without a line search: no step moves pixels further, on average."
+    )
 
 
 class InitSettings(Section):

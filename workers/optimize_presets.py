@@ -78,6 +78,7 @@ def _optimizer(settings: AdamSettings | LbfgsSettings) -> dict[str, Any]:
             "learning_rate": settings.learning_rate,
             "history": settings.history,
             "line_search": settings.line_search or "none",
+            **({"longest_move": settings.longest_move} if settings.longest_move else {}),
         }
     beta1, beta2 = settings.betas
     return {

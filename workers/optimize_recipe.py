@@ -25,7 +25,7 @@ _ADAM_STEP = 0.02
 """Learning rate of Adam where a preset has another optimizer, as a part of the range of the pixels."""
 
 _OF_ADAM = ("beta1", "beta2", "clamp")
-_OF_LBFGS = ("history", "line_search")
+_OF_LBFGS = ("history", "line_search", "longest_move")
 
 _SAME_NAME = ("content_weight", "style_weight", "tv_weight", "tv_form", "content_layers", "style_layers")
 
@@ -204,7 +204,10 @@ def _lbfgs(base: Recipe, wanted: OptimizerSettings) -> LbfgsSettings:
     if wanted.line_search is not None:
         line_search = "strong-wolfe" if wanted.line_search == "strong-wolfe" else None
     return LbfgsSettings(
-        wanted.learning_rate or own.learning_rate, wanted.history or own.history, line_search
+        wanted.learning_rate or own.learning_rate,
+        wanted.history or own.history,
+        line_search,
+        wanted.longest_move or own.longest_move,
     )
 
 

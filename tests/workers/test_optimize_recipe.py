@@ -96,7 +96,7 @@ def test_any_preset_takes_either_optimizer(name: str, kind: str) -> None:
 
 def test_settings_of_an_optimizer_without_its_kind_are_for_that_of_the_preset() -> None:
     optimizer = recipe_of(payload(optimizer={"history": 40, "line_search": "strong-wolfe"})).optimizer
-    assert optimizer == LbfgsSettings(1.0, 40, "strong-wolfe")
+    assert optimizer == LbfgsSettings(1.0, 40, "strong-wolfe", longest_move=0.1)
     adam = recipe_of(payload(preset="crowson", optimizer={"beta1": 0.0, "learning_rate": 0.1})).optimizer
     assert adam == AdamSettings(0.1, (0.0, 0.99), clamp=1.0, warm_start=True)
     clamped = recipe_of(payload(preset="anish", optimizer={"clamp": True}))

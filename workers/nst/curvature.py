@@ -22,12 +22,14 @@ class Direction:
 
     Attributes:
         slope: Inner product of the direction and the gradient: below zero downhill.
+        square: Inner product of the direction with itself.
     """
 
     of_gradient: float
     of_steps: list[float]
     of_changes: list[float]
     slope: float
+    square: float
 
 
 class CurvatureTables:
@@ -44,6 +46,7 @@ class CurvatureTables:
         if history < 1:
             raise ValueError(f"a history of {history} pairs: there must be at least one")
         self.history = history
+        self._steps_steps: list[list[float]] = []
         self._steps_changes: list[list[float]] = []
         self._changes_changes: list[list[float]] = []
 
@@ -56,17 +59,22 @@ class CurvatureTables:
 
     def drop_oldest(self) -> None:
         """Forget the oldest pair."""
-        for table in (self._steps_changes, self._changes_changes):
+        for table in (self._steps_steps, self._steps_changes, self._changes_changes):
             del table[0]
             for row in table:
                 del row[0]
 
     def append(
-        self, step_changes: Sequence[float], change_steps: Sequence[float], change_changes: Sequence[float]
+        self,
+        step_steps: Sequence[float],
+        step_changes: Sequence[float],
+        change_steps: Sequence[float],
+        change_changes: Sequence[float],
     ) -> None:
         """Keep another pair, `s` and `y`.
 
         Args:
+            step_steps: `s . s_i` for each kept pair, and `s . s` last.
             step_changes: `s . y_j` for each kept pair, oldest first, and `s . y` last.
             change_steps: `y . s_j` for each kept pair.
             change_changes: `y . y_j` for each kept pair, and `y . y` last.
@@ -74,9 +82,10 @@ class CurvatureTables:
         for row, product in zip(self._steps_changes, change_steps, strict=True):
             row.append(product)
         self._steps_changes.append(list(step_changes))
-        for row, product in zip(self._changes_changes, change_changes, strict=False):
-            row.append(product)
-        self._changes_changes.append(list(change_changes))
+        for table, products in ((self._steps_steps, step_steps), (self._changes_changes, change_changes)):
+            for row, product in zip(table, products, strict=False):
+                row.append(product)
+            table.append(list(products))
 
     def direction(
         self, gradient_square: float, steps_gradient: Sequence[float], changes_gradient: Sequence[float]
@@ -106,17 +115,25 @@ class CurvatureTables:
             steps[i] = alphas[i] - along / sy[i][i]
         slope = -scale * gradient_square
         slope += sum(steps[i] * steps_gradient[i] + changes[i] * changes_gradient[i] for i in pairs)
-        return Direction(-scale, steps, changes, slope)
+        square = scale * scale * gradient_square
+        for i in pairs:
+            square -= 2 * scale * (steps[i] * steps_gradient[i] + changes[i] * changes_gradient[i])
+            for j in pairs:
+                square += steps[i] * (steps[j] * self._steps_steps[i][j] + 2 * changes[j] * sy[i][j])
+                square += changes[i] * changes[j] * yy[i][j]
+        return Direction(-scale, steps, changes, slope, max(0.0, square))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tables as plain lists."""
         return {
+            "steps_steps": [list(row) for row in self._steps_steps],
             "steps_changes": [list(row) for row in self._steps_changes],
             "changes_changes": [list(row) for row in self._changes_changes],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+        self._steps_steps = [list(row) for row in state["steps_steps"]]
         self._steps_changes = [list(row) for row in state["steps_changes"]]
         self._changes_changes = [list(row) for row in state["changes_changes"]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,13 +25,19 @@ class LbfgsSettings:
         learning_rate: Length of a step along the direction, or of the first that the line search tries.
         history: How many pairs of moves and gradient changes are kept, 1 to 100: 24 bytes a pixel each.
         line_search: `strong-wolfe`, or None for steps of fixed length.
+        longest_move: A step moves pixels by no more than this, root mean square, in their own unit; None for
+            any length. The first steps know too little of the curvature and may leap far out of the range of
+            colors, from where the way back costs evaluations. Not for line searches, which see that.
     """
 
     learning_rate: float = 1.0
     history: int = 100
     line_search: Literal["strong-wolfe"] | None = None
+    longest_move: float | None = None
 
     def __post_init__(self) -> None:
+        if self.longest_move is not None and not self.longest_move > 0:
+            raise ValueError(f"a longest move of {self.longest_move}: it must be above 0")
         if not self.learning_rate > 0:
             raise ValueError(f"a learning rate of {self.learning_rate}: it must be above 0")
         if not 1 <= self.history <= 100:
@@ -111,7 +118,7 @@ class Lbfgs:
             flat = gradient.flatten()
             kept = self._tiles.setdefault(number, _Kept(torch.zeros_like(flat), torch.zeros_like(flat)))
             new[number] = torch.stack([kept.move, flat - kept.gradient, flat])
-        *flat_rows, norm = self._total({n: _products(self._tiles[n].pairs, new[n]) for n in new})
+        *flat_rows, norm, count = self._total({n: _products(self._tiles[n].pairs, new[n]) for n in new})
         rows = [flat_rows[begin : begin + 3] for begin in range(0, len(flat_rows), 3)]
         *pairs, move, change, gradient_row = rows
         moves, changes = pairs[::2], pairs[1::2]
@@ -119,32 +126,41 @@ class Lbfgs:
             if self._tables.is_full():
                 self._tables.drop_oldest()
                 del moves[0], changes[0]
-            self._keep(new, moves, changes, move[1], change[1])
+            self._keep(new, moves, changes, move, change)
             moves, changes = [*moves, move], [*changes, change]
         direction = self._tables.direction(
             gradient_row[2], [row[2] for row in moves], [row[2] for row in changes]
         )
         if self._has_moved and direction.slope < 0:
-            return direction, self._settings.learning_rate
+            return direction, self._within_bounds(self._settings.learning_rate, direction, count)
         self._tables = CurvatureTables(self._settings.history)
         for tile in self._tiles.values():
             tile.pairs.clear()
         steepest = self._tables.direction(gradient_row[2], [], [])
-        return steepest, self._settings.learning_rate / max(1.0, norm)
+        length = self._settings.learning_rate / max(1.0, norm)
+        return steepest, self._within_bounds(length, steepest, count)
+
+    def _within_bounds(self, length: float, direction: Direction, count: float) -> float:
+        """Return how far to go along a direction of `count` numbers: no further than a move may be long."""
+        longest = self._settings.longest_move
+        if longest is None or direction.square == 0:
+            return length
+        return min(length, longest * math.sqrt(count / direction.square))
 
     def _keep(
         self,
         new: Tiles,
         moves: list[list[float]],
         changes: list[list[float]],
-        curvature: float,
-        square: float,
+        move: list[float],
+        change: list[float],
     ) -> None:
         """Append the last move and change to the pairs, and their products to the tables."""
         self._tables.append(
-            [*(row[0] for row in changes), curvature],
+            [*(row[0] for row in moves), move[0]],
+            [*(row[0] for row in changes), move[1]],
             [row[1] for row in moves],
-            [*(row[1] for row in changes), square],
+            [*(row[1] for row in changes), change[1]],
         )
         for number, vectors in new.items():
             pairs = self._tiles[number].pairs
@@ -212,7 +228,7 @@ class Lbfgs:
 
 
 def _products(pairs: list[Tensor], vectors: Tensor) -> Tensor:
-    """Return the products of kept pairs and of three vectors with the three, flat, and the last one's 1-norm.
+    """Return the products of kept pairs and of three vectors with the three, flat, then 1-norm and length.
 
     Args:
         pairs: `[2, n]` each.
@@ -224,4 +240,6 @@ def _products(pairs: list[Tensor], vectors: Tensor) -> Tensor:
         columns = vectors[:, chunk].T
         blocks = [pair[:, chunk] @ columns for pair in pairs]
         rows += torch.cat([*blocks, vectors[:, chunk] @ columns]).double()
-    return torch.cat([rows.flatten(), vectors[2].abs().sum(dtype=torch.float64).view(1)])
+    last = vectors[2]
+    ends = torch.stack([last.abs().sum(dtype=torch.float64), rows.new_tensor(len(last))])
+    return torch.cat([rows.flatten(), ends])

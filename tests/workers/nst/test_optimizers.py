@@ -233,9 +233,31 @@ def test_lbfgs_begins_anew_where_its_history_does_not_point_downhill() -> None:
     assert turned.state_dict()["shared"]["tables"]["steps_changes"] == []
 
 
+def test_no_step_of_lbfgs_moves_pixels_further_than_it_may() -> None:
+    """Longer ones are cut to just that length, shorter ones stay as they are; the direction is the same."""
+    free, bound = LbfgsSettings(1.0, 5).start(), LbfgsSettings(1.0, 5, longest_move=0.03).start()
+    one, other = start(), start()
+    cut = 0
+    for _ in range(12):
+        for number, tile in one.items():
+            other[number].copy_(tile)
+        bound.load_state_dict(free.state_dict())
+        before = one[0].clone()
+        free.step(one, evaluate)
+        bound.step(other, evaluate)
+        full, moved = (one[0] - before).flatten(), (other[0] - before).flatten()
+        root_mean_square = float(full.square().mean().sqrt())
+        if root_mean_square > 0.03 * (1 + 1e-9):
+            cut += 1
+            full *= 0.03 / root_mean_square
+        torch.testing.assert_close(moved, full, rtol=1e-6, atol=1e-12)
+    assert 0 < cut < 12
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: LbfgsSettings(longest_move=0.0), "longest move of 0.0"),
         (lambda: AdamSettings(0.0), "learning rate of 0.0"),
         (lambda: AdamSettings(0.1, betas=(1.0, 0.9)), "betas"),
         (lambda: AdamSettings(0.1, decay=-1.0), "decay of -1.0"),

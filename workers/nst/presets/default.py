@@ -45,7 +45,7 @@ RECIPE = Recipe(
     tv_form="nine-point",
     pixel_range=1.0,
     centered=True,
-    optimizer=LbfgsSettings(learning_rate=1.0, history=20),
+    optimizer=LbfgsSettings(learning_rate=1.0, history=20, longest_move=0.1),
     schedule=Schedule(smallest_px=128, iterations=100, first_iterations=200),
     relative=True,
     carry="difference",
