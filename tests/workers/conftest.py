@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.workers.bench import Bench
+from tests.workers.rendering import Desk
 from workers.kinds import KINDS, load_kind
 
 
@@ -28,3 +30,26 @@ def bench(toy_kind: None, tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
     bench.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Return a job's output, inputs and assets."""
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: nothing is large enough to be shared by more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no plots: they take longer than small renders."""
+    monkeypatch.setattr(
+        "workers.optimize_files.trace_plot", lambda trace, title: f"{title} {len(trace)}".encode()
+    )

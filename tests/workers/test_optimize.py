@@ -4,48 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from jobs.errors import BadInputError, DeviceMemoryError, FarmError
-from jobs.tasks import Emitted, Item, TaskEnded
-from tests.workers.bench import Bench
 from tests.workers.rendering import Desk, made, network_bytes, picture_bytes, pixels
 from workers import optimize_gang
-from workers.nst.group import Alone
-from workers.nst.thread_group import run_together
-from workers.optimize_gang import agree, survey, thread_count
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
 
 TILED: dict[str, Any] = {"tile_px": 16}
 ADAM: dict[str, Any] = {"preset": "crowson", "tile_px": 16}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough to be shared by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take longer than the renders here; `test_optimize_files` draws them."""
-    monkeypatch.setattr(
-        "workers.optimize_files.trace_plot", lambda trace, title: f"{title} {len(trace)}".encode()
-    )
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 def rendered(desk: Desk, *keys: str, size: int = 1, **said: Any) -> bytes:
@@ -336,67 +309,19 @@ def test_facts_for_the_report(desk: Desk) -> None:
     assert 0 < facts["look"] < 1
 
 
-# --- the gang -------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
-def test_members_on_one_host_share_its_memory_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize_gang, "free_bytes", lambda _: 12 << 30)
-    monkeypatch.setattr(optimize_gang, "device_bytes", lambda _: 24 << 30)
-    for members in run_together(3, lambda group: survey(group, "cpu")):
-        assert (members.here, members.memory_bytes, members.least_memory_bytes) == (3, 4 << 30, 4 << 30)
-    assert survey(Alone(), "cpu").least_memory_bytes == 12 << 30
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert [thread_count(None, 8, here) for here in (1, 2, 3, 99)] == [8, 4, 2, 1]
-    assert (thread_count(None, 3, 1), thread_count(5, 1, 8)) == (3, 5)
+def test_half_the_bits_give_nearly_the_same_picture(desk: Desk) -> None:
+    """And the cache holds both networks apart."""
+    exact = pixels(rendered(desk, **ADAM)).astype(np.int16)
+    desk.checkpoint = None
+    rough = pixels(rendered(desk, precision="bf16", **ADAM)).astype(np.int16)
+    assert 0 < np.abs(exact - rough).mean() < 8
 
 
-def test_the_first_member_decides() -> None:
-    flags = run_together(3, lambda group: agree(group, [group.rank == 0, group.rank == 1]))
-    assert flags == [[True, False]] * 3
-
-
-# --- on a worker ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def worker(bench: Bench) -> Bench:
-    (bench.folder / "photo.png").write_bytes(picture_bytes(48, 36, 1))
-    return bench
-
-
-def attempt(worker: Bench, desk: Desk, number: int = 1, **said: Any) -> Any:
-    """Return an attempt for a real worker."""
-    for file in desk.folder.iterdir():
-        if file.is_file() and len(file.name) == 64:
-            worker.library.put(file.read_bytes())
-    item = Item(1, str(worker.folder / "photo.png"), 1, "", "photo.png")
-    message = worker.message(item, kind="optimize", attempt=number)
-    return type(message)(**{**{f: getattr(message, f) for f in message.__slots__}, "payload": said})
-
-
-def test_a_worker_that_is_asked_to_stop_keeps_the_state_and_the_next_attempt_ends_as_if_it_had_not(
-    worker: Bench, desk: Desk
-) -> None:
-    payload = desk.payload(iterations=60)
-    expected = made(desk.run(desk.message(iterations=60))["photo.png"]).data
-    worker.worker.submit(attempt(worker, desk, **payload))
-    worker.wait_for(lambda events: any(isinstance(e, Emitted) and e.type == "loss" for e in events))
-    worker.worker.stop(1, 1)
-    worker.wait_for(lambda events: any(isinstance(e, TaskEnded) for e in events))
-    assert worker.ended().outcome == "stopped"
-    assert not (worker.folder / "out/photo.png").exists()
-    [outcome] = worker.run(attempt(worker, desk, 2, **payload))
-    assert outcome.detail["evaluations"] == 60
-    assert (worker.folder / "out/photo.png").read_bytes() == expected
-    folder = worker.folder / "out/.farm/jobs" / "job of task 1"
-    assert len((folder / "traces/photo.png.jsonl").read_text().splitlines()) == 60
-
-
-def test_a_worker_that_must_stop_at_once_keeps_nothing(worker: Bench, desk: Desk) -> None:
-    payload = desk.payload(iterations=5000, checkpoint={"seconds": 3600.0})
-    worker.worker.submit(attempt(worker, desk, **payload))
-    worker.wait_for(lambda events: any(isinstance(e, Emitted) and e.type == "loss" for e in events))
-    worker.worker.stop(1, 1, at_once=True)
-    worker.wait_for(lambda events: any(isinstance(e, TaskEnded) for e in events))
-    assert worker.ended().outcome == "stopped"
-    assert not list((worker.folder / "out").rglob("*.data"))
+def test_a_mode_of_gpus_is_refused_on_a_cpu(desk: Desk) -> None:
+    with pytest.raises(FarmError, match="precision tf32 needs a newer NVIDIA GPU, and this worker has cpu"):
+        desk.run(desk.message(precision="tf32"))
+    with pytest.raises(FarmError, match="the job wants a GPU"):
+        desk.run(desk.message(device="cuda"))
