@@ -19,7 +19,7 @@ endif
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
 venv: $(STAMP)  ## make .venv with everything, at the versions of constraints.txt
@@ -73,6 +73,10 @@ demo: $(STAMP)  ## render a folder of free photographs and say where the results
 .PHONY: bench
 bench: $(STAMP)  ## compare the farm with a plain PyTorch loop
 	$(PYTHON) benchmarks/folder.py
+
+.PHONY: bench-optimize
+bench-optimize: $(STAMP)  ## compare renders by optimization with Gatys' loop: sizes, tiles, members, farm
+	$(PYTHON) benchmarks/optimize.py
 
 .PHONY: constraints
 constraints: $(STAMP)  ## write the versions that .venv has now to constraints.txt
