@@ -5,7 +5,8 @@ A kind of work may need torch and seconds to be loaded: only kinds of steps that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from farm.machine import Machine
@@ -46,10 +47,10 @@ def examine(manifest: Manifest, checked: Checked, library: Library, machine: Mac
         if not step_kind(step.kind).examined:
             continue
         try:
-            task = _first_task(("steps", number), step, planning)
-            if task is not None:
-                checks = checks_of(task, planning, library, machine, notes.append)
-                examine_task(("steps", number), step.kind, task, checks)
+            tasks = _first_tasks(("steps", number), step, planning)
+            if tasks:
+                checks = checks_of(tasks, planning, library, machine, notes.append)
+                examine_task(("steps", number), step.kind, tasks[0], checks)
         except ManifestError as error:
             refused += error.message.splitlines()
     if refused:
@@ -57,25 +58,26 @@ def examine(manifest: Manifest, checked: Checked, library: Library, machine: Mac
     return notes
 
 
-def _first_task(at: Location, step: Step, planning: Planning) -> PlannedTask | None:
+def _first_tasks(at: Location, step: Step, planning: Planning) -> list[PlannedTask]:
+    """Return the first two tasks of a step, or what there is."""
     try:
-        return next(plan_step(step, planning), None)
+        return list(islice(plan_step(step, planning), 2))
     except UsageError as error:
         raise refusal([Mistake(at, str(error))]) from error
 
 
 def checks_of(
-    task: PlannedTask,
+    tasks: Sequence[PlannedTask],
     planning: Planning,
     library: Library,
     machine: Machine,
     note: Callable[[str], None],
 ) -> Checks:
-    """Return what the check of a kind of work may use for a task.
+    """Return what the check of a kind of work may use for the first task of a step.
 
     Args:
-        task: To be looked at.
-        planning: That planned it.
+        tasks: All of the step, or more than one of them.
+        planning: That planned them.
         library: Has its assets.
         machine: What the job may count on.
         note: Takes what the user should know, though it stops nothing.
@@ -89,9 +91,9 @@ def checks_of(
         except FileNotFoundError:
             raise UsageError(f"there is no file {url} any more", "submit again") from None
 
-    workers = min(task.workers[1], machine.workers)
+    workers = min(tasks[0].workers[1], machine.workers)
     device = machine.device.partition(":")[0]
-    return Checks(library.path, read, workers, device, machine.memory_bytes, note)
+    return Checks(library.path, read, workers, device, machine.memory_bytes, note, len(tasks) == 1)
 
 
 def examine_task(at: Location, kind: str, task: PlannedTask, checks: Checks) -> Kind:

@@ -146,6 +146,7 @@ class Checks:
         device: Of the workers: `cpu`, `cuda`.
         memory_bytes: Of each worker's device; 0 if that is not known.
         note: Takes what the user should know, though it stops nothing.
+        single: Whether the step has no other task: what is wrong with its picture is wrong with the job.
     """
 
     asset: Callable[[str], Path]
@@ -154,6 +155,7 @@ class Checks:
     device: str
     memory_bytes: int
     note: Callable[[str], None]
+    single: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,10 @@ def check(payload: dict[str, Any], items: Sequence[PlannedItem], checks: Checks)
     styles = _painting_sizes(said, checks)
     longest_px = said.longest_px
     size = _content_size(said, items, checks)
+    if size is not None and not checks.single:  # it may be the only one that is so narrow, or so large
+        if small := too_small(prepared, recipe, scales, size, styles):
+            checks.note(f"{items[0].input}: {small}")
+        size = None
     if size is None:
         size = (max(1, longest_px * _UNKNOWN_RATIO[0] // _UNKNOWN_RATIO[1]), longest_px)
     with named("style_layers"):
@@ -106,7 +110,7 @@ def _painting_sizes(payload: OptimizePayload, checks: Checks) -> tuple[Size, ...
 
 
 def _content_size(payload: OptimizePayload, items: Sequence[PlannedItem], checks: Checks) -> Size | None:
-    """Return the size of the first picture; one that cannot be read will fail by itself, beside others."""
+    """Return the size of the first picture; one that cannot be read fails by itself, if there are others."""
     if not items:
         return None
     try:
@@ -116,6 +120,8 @@ def _content_size(payload: OptimizePayload, items: Sequence[PlannedItem], checks
             max_size_px=payload.longest_px,
         )
     except BadInputError as error:
+        if checks.single:
+            raise UsageError(f"inputs: {items[0].input}: {error.message}", error.hint) from error
         checks.note(f"{items[0].input}: {error}")
         return None
     return height_px, width_px

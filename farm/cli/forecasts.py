@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from farm.machine import Machine
     from jobs.library import Library
     from jobs.manifest import Manifest
+    from jobs.plan import PlannedTask
     from jobs.steps import Planning, Step
 
 _IGNORED_SHOWN = 5
@@ -111,13 +112,15 @@ def _step(
     known: Document = {"name": step.name, "kind": step.kind, "needs": list(step.needs)}
     if any(isinstance(value, Late) for value in getattr(step, "styles", [])):
         return {**known, "planned": False}
-    summary, first = PlanSummary(), None
+    summary = PlanSummary()
+    begin: list[PlannedTask] = []
     for task in plan_step(step, planning):
-        first = first or task
+        begin = [*begin, task][:2]
         summary.add(task)
     known |= {"planned": True, **asdict(summary)}
-    if first is not None and step_kind(step.kind).examined:
-        checks = checks_of(first, planning, library, machine, note)
+    if begin and step_kind(step.kind).examined:
+        first = begin[0]
+        checks = checks_of(begin, planning, library, machine, note)
         work = examine_task(at, step.kind, first, checks)
         told = work.forecast(first.payload, first.items, checks) if work.forecast is not None else {}
         known |= told | _times(told, summary.tasks, machine)

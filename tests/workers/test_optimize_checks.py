@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from jobs.errors import UsageError
 from jobs.steps import PlannedItem
@@ -23,7 +25,13 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def refused(
-    desk: Desk, *, workers: int = 1, on: str = "cpu", memory_bytes: int = 8 * GIB, **said: Any
+    desk: Desk,
+    *,
+    workers: int = 1,
+    on: str = "cpu",
+    memory_bytes: int = 8 * GIB,
+    single: bool = True,
+    **said: Any,
 ) -> tuple[str, list[str]]:
     """Return why a render is refused, or nothing, and what is noted."""
     payload = {key: value for key, value in desk.payload(**said).items() if value is not None}
@@ -35,6 +43,7 @@ def refused(
         on,
         memory_bytes,
         notes.append,
+        single,
     )
     name = next(iter(desk.inputs))
     try:
@@ -106,7 +115,19 @@ def test_another_network_than_the_presets_own_is_noted(desk: Desk) -> None:
 
 def test_a_picture_that_cannot_be_read_is_noted_since_others_may_be_fine(desk: Desk) -> None:
     desk.inputs = {"photo.png": b"no picture"}
+    assert refused(desk, single=False) == ("", ["photo.png: not a picture"])
     refusal, notes = refused(desk)
-    assert refusal == ""
-    assert notes == ["photo.png: not a picture"]
+    assert refusal.startswith("inputs: photo.png: not a picture")
+    assert notes == []
     assert SHALLOW.keys() <= desk.payload().keys()
+
+
+def test_a_narrow_picture_among_others_is_noted_and_refused_alone(desk: Desk) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (400, 8)).save(file, "PNG")
+    desk.inputs = {"strip.png": file.getvalue()}
+    said: dict[str, Any] = {**DEEP, "size_px": 128, "smallest_px": 128}
+    refusal, notes = refused(desk, single=False, **said)
+    assert refusal == ""
+    assert notes[0].startswith("strip.png: at the scale of 128 px the picture has 128x3")
+    assert "128x3" in refused(desk, **said)[0]
