@@ -137,6 +137,28 @@ def test_roots_by_iteration_are_roots_and_the_trace_has_its_derivative() -> None
     torch.testing.assert_close(leaf.grad, torch.linalg.inv(root) / 2)
 
 
+@pytest.mark.parametrize("iterations", [3, 12])
+def test_eigenvalues_that_are_iterated_give_the_root_of_a_matrix_that_is(
+    iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the iteration has converged: presets are held to the steps of their systems."""
+    factor = torch.randn(24, 30, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    matrix = factor @ factor.T / 30
+    found = []
+    for fast in (True, False):
+        monkeypatch.setattr("workers.nst.matrix_roots._has_fast_eigenvalues", lambda _, fast=fast: fast)
+        leaf = matrix.clone().requires_grad_()
+        trace = root_trace(leaf, iterations)
+        (derivative,) = torch.autograd.grad(trace, leaf)
+        found.append((square_root(matrix, iterations), trace.detach(), derivative))
+    monkeypatch.undo()
+    for by_eigenvalues, by_products in zip(*found, strict=True):
+        torch.testing.assert_close(by_eigenvalues, by_products, rtol=1e-10, atol=1e-12)
+    assert root_trace(torch.full_like(matrix, torch.nan), iterations).isnan()  # the loop says what to do
+    if iterations == 3:
+        assert float((found[0][0] @ found[0][0] - matrix).abs().max()) > 1e-3  # it has not converged
+
+
 # --- total variation ----------------------------------------------------------------------------------------
 
 
