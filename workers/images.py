@@ -22,6 +22,9 @@ Image.MAX_IMAGE_PIXELS = None  # `max_megapixels` is checked instead, for each p
 
 Pixels = NDArray[np.uint8]
 
+_JPEG_EXIF_BYTES = 65533
+"""A segment of a JPEG file holds no more."""
+
 _READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "TGA")
 """No format that runs another program (EPS) or fetches anything."""
 
@@ -165,7 +168,8 @@ def encode(
             description of the EXIF data. Nothing is written if it is empty, or the format holds no text.
 
     Returns:
-        The file, and a note if its format cannot hold the alpha: then the picture is laid on white.
+        The file, and a note of what its format cannot hold: alpha, then the picture is laid on white, or
+        parameters so long, then none are written.
 
     Raises:
         ValueError: If the extension is not one that is written, or the format cannot hold a picture so large.
@@ -180,6 +184,8 @@ def encode(
         image, note = on_white(picture, alpha), f"transparent parts became white: {kind} cannot hold them"
     file = io.BytesIO()
     text = _text(kind, parameters) if parameters else {}
+    if kind == "jpg" and parameters and not text:
+        note = "; ".join(filter(None, (note, "jpg cannot hold parameters as long as these")))
     if kind == "jpg":
         image.save(file, "JPEG", quality=quality, subsampling=0, **text)
     elif kind == "webp":
@@ -208,7 +214,7 @@ def verify(data: bytes, width_px: int, height_px: int) -> None:
 
 
 def _text(kind: str, parameters: str) -> dict[str, Any]:
-    """Return what `Image.save` takes to write a text into a format."""
+    """Return what `Image.save` takes to write a text into a format, nothing if that cannot hold it."""
     if kind == "png":
         chunks = PngInfo()
         chunks.add_text(TEXT_KEY, parameters)
@@ -216,7 +222,8 @@ def _text(kind: str, parameters: str) -> dict[str, Any]:
     if kind in {"jpg", "webp", "tiff"}:
         exif = Image.Exif()
         exif[_DESCRIPTION_TAG] = parameters
-        return {"exif": exif}
+        fits = kind != "jpg" or len(exif.tobytes()) <= _JPEG_EXIF_BYTES
+        return {"exif": exif} if fits else {}
     return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -23,6 +24,8 @@ from workers.optimize_layout import Layout, lay_out, too_small
 from workers.optimize_notes import Kept, Notes, Subject
 from workers.optimize_render import Order, Render, scales_to
 from workers.optimize_studio import Studio, arithmetic, open_studio
+
+log = logging.getLogger(__name__)
 
 
 def prepare(task: TaskMessage, _item: Item, data: bytes) -> Prepared:
@@ -125,7 +128,14 @@ def _produce(data: bytes, note: str, facts: dict[str, Any]) -> Produced:
 
 
 def _load_kept(data: bytes | None) -> Kept | None:
-    return None if data is None else Kept.from_words(unpacked(data))
+    """Return what was kept, or None if there is nothing, or nothing that this version can read."""
+    if data is None:
+        return None
+    try:
+        return Kept.from_words(unpacked(data))
+    except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is anything
+        log.warning("a state that was kept cannot be read: %s", error)
+        return None
 
 
 def _state_of(subject: Subject, checkpoint: Kept | None, studio: Studio, context: Context) -> Kept | None:
@@ -144,7 +154,7 @@ def _state_of(subject: Subject, checkpoint: Kept | None, studio: Studio, context
     data = context.kept_file(job, state_name(key))
     kept = _load_kept(data)
     if kept is None:
-        reason = "kept no last state of it" if data is None else "kept its last state in another version"
+        reason = "kept no last state of it" if data is None else "kept a state that cannot be read"
         raise FarmError(f"{key} cannot be extended: job {job} {reason}", "submit it with more iterations")
     if kept.content_sha256 != subject.content_sha256:
         raise FarmError(

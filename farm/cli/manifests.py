@@ -146,9 +146,8 @@ def _default_name(given: str, styles: Sequence[str]) -> str:
     place = PurePosixPath(first if paths.is_s3(first) else os.path.abspath(first))  # noqa: PTH100 - keeps links
     stem = place.stem if paths.is_picture(first) else place.name
     name = f"{stem or 'pictures'}-{styles[0] if len(styles) == 1 else 'styled'}"
-    return "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in name)[
-        -_LONGEST_NAME:
-    ]
+    fit = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in name)
+    return fit.encode()[-_LONGEST_NAME:].decode(errors="ignore").strip()
 
 
 def _completed(manifest: Manifest) -> Manifest:

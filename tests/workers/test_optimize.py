@@ -157,6 +157,9 @@ def test_what_cannot_be_extended_says_why(desk: Desk) -> None:
     desk.inputs["photo.png"] = picture_bytes(48, 36, 5)
     (error,) = desk.run(desk.message(job="more", **extension("first", 3))).values()
     assert "is not what job first rendered" in str(error)
+    desk.files["first", "final/photo.png.state"] = b"cut off"
+    (error,) = desk.run(desk.message(job="more", **extension("first", 3))).values()
+    assert "job first kept a state that cannot be read" in str(error)
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -85,3 +85,12 @@ def test_a_picture_says_how_it_was_made(extension: str) -> None:
     assert np.array_equal(decode(told, max_megapixels=1).pixels, decode(plain, max_megapixels=1).pixels), (
         "the text changed the picture"
     )
+
+
+def test_parameters_too_long_for_a_format_cost_no_picture() -> None:
+    data, note = encode(SCENE, np.zeros((24, 36), np.uint8), ".jpg", parameters="x" * 65_536)
+    verify(data, 36, 24)
+    assert note.endswith("jpg cannot hold parameters as long as these")
+    assert "white" in note
+    with Image.open(io.BytesIO(data)) as image:
+        assert not image.getexif()

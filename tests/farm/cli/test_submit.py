@@ -173,6 +173,19 @@ def test_a_render_for_a_painting_is_handed_in_whole(
     assert given(step, wanted) == wanted
 
 
+@pytest.mark.parametrize("stem", ["画" * 78, " blank"])
+def test_a_file_of_any_name_gives_a_job_a_name(
+    farm_cli: Cli, played: PlayedFarm, photos: Path, stem: str
+) -> None:
+    played.on("POST", "/v1/jobs", make_job(), status=201)
+    photo = (photos / "a.jpg").rename(photos / f"{stem}.jpg")
+    farm_cli("submit", str(photo), "--style", "candy")
+    name = submitted(played)["name"]
+    assert name.endswith(f"{stem[-1]}-candy")
+    assert len(name.encode()) <= 80
+    assert name == name.strip()
+
+
 @pytest.mark.parametrize(("place", "value", "says"), BAD, ids=lambda value: str(value)[:40])
 def test_a_wrong_value_in_a_manifest_is_one_line_with_its_place_and_a_hint(
     farm_cli: Cli, played: PlayedFarm, machine: Path, place: str, value: Any, says: str
