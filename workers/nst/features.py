@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -149,7 +149,9 @@ class LossNetwork:
     def pool(self, features: Tensor) -> Tensor:
         """Return the features pooled 2x2 with stride 2; a last odd row or column is dropped."""
         if self.pooling == "max":
-            pooled = functional.max_pool2d(features, 2)
+            pooled = (
+                _MaxPool.apply(features) if features.requires_grad else functional.max_pool2d(features, 2)
+            )
         elif self.pooling == "avg":
             pooled = functional.avg_pool2d(features, 2)
         else:
@@ -239,6 +241,33 @@ class LossNetwork:
             padded = functional.pad(features, (1, 1, 1, 1), mode="replicate")
             return functional.conv2d(padded, _present(layer.weight), layer.bias)
         return functional.conv2d(features, _present(layer.weight), layer.bias, padding=1)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Pooling 2x2 by maxima that keeps, for the way back, their places and not the features themselves.
+
+    torch keeps both. The features of a layer that nothing else looks at are then free as soon as they are
+    pooled: with those of all blocks, a third of what the graph of a VGG holds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        """Return the pooled features."""
+        pooled, places = functional.max_pool2d(features, 2, return_indices=True)
+        ctx.save_for_backward(places)
+        ctx.shape = features.shape
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the gradient by the features: of their values torch needs only shape and layout."""
+        (places,) = ctx.saved_tensors
+        like = torch.empty(
+            ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last
+        )
+        back = torch.ops.aten.max_pool2d_with_indices_backward
+        result: Tensor = back(gradient, like, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+        return result
 
 
 def build_network(name: str, parameters: Sequence[tuple[Tensor, Tensor]], family: str) -> LossNetwork:

@@ -55,25 +55,37 @@ def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor, *, graph: bo
     source = features.requires_grad_(graph)
     region = plan.pixels
     kept = True  # for someone else, so it may not be changed in place
-    for layer, output in zip(network.layers, plan.outputs, strict=False):
+    waiting = False
+    for position, (layer, output) in enumerate(zip(network.layers, plan.outputs, strict=False)):
+        owned = plan.owned.get(layer.name, EMPTY)
         window = reads(layer, output).clip(region)
         if window != region:  # a slice of everything would be copied on the way back
             features = features[(..., *window.slices(region))]
-        if layer.kind == "relu":
-            features = functional.relu(features) if kept else functional.relu_(features)
-        elif layer.kind == "pool":
-            features = network.pool(features)
+        if layer.kind == "conv":
+            features = _convolved(network, layer, features, _missing(reads(layer, output), window))
+        elif layer.kind == "relu":
+            waiting = not owned.area and _may_wait(network, position)
+            if not waiting:
+                features = functional.relu(features) if kept else functional.relu_(features)
         else:
-            border = _missing(reads(layer, output), window)
-            replicate = network.first_padding == "replicate" and layer is network.layers[0]
-            features = _convolved(layer, features, border, "replicate" if replicate else "constant")
+            features = network.pool(features)
+            if waiting:
+                features = functional.relu_(features)
         region = output
-        owned = plan.owned.get(layer.name, EMPTY)
         kept = owned.area > 0
         if kept:
             taps.append(Tap(layer.name, source, features, owned.slices(region)))
             source = features = features.detach().requires_grad_(features.requires_grad)
     return taps
+
+
+def _may_wait(network: LossNetwork, position: int) -> bool:
+    """Return whether a ReLU may come after the pooling behind it: the same of a quarter of the features.
+
+    The maximum of what is cut off at zero is the maximum, cut off at zero.
+    """
+    behind = network.layers[position + 1 : position + 2]
+    return network.pooling == "max" and network.pool_scale > 0 and any(each.kind == "pool" for each in behind)
 
 
 def pull_back(
@@ -110,11 +122,15 @@ def _missing(wanted: Region, present: Region) -> tuple[int, int, int, int]:
     )
 
 
-def _convolved(layer: Layer, features: Tensor, border: tuple[int, int, int, int], mode: str) -> Tensor:
+def _convolved(
+    network: LossNetwork, layer: Layer, features: Tensor, border: tuple[int, int, int, int]
+) -> Tensor:
     """Return a 3x3 convolution with padding on the sides of the border alone."""
     left, right, above, below = border
     if layer.weight is None:
         raise ValueError(f"{layer.name} has no weights")
-    if mode == "constant" and left == right and above == below:  # without a copy
+    replicate = network.first_padding == "replicate" and layer is network.layers[0]
+    if not replicate and left == right and above == below:  # without a copy
         return functional.conv2d(features, layer.weight, layer.bias, padding=(above, left))
-    return functional.conv2d(functional.pad(features, border, mode=mode), layer.weight, layer.bias)
+    padded = functional.pad(features, border, mode="replicate" if replicate else "constant")
+    return functional.conv2d(padded, layer.weight, layer.bias)
