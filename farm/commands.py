@@ -34,7 +34,7 @@ def extended(manifest: Manifest, job: str, iterations: int) -> Manifest:
     steps = [step for step in manifest.steps if isinstance(step, OptimizeStep)]
     if not steps:
         raise UsageError(f"job {job} has no optimize step", "only optimizations can go on")
-    forgetful = [step.name for step in steps if not step.keep_state]
+    forgetful = [step.name for step in steps if step.keep_state is False]
     if forgetful:
         raise UsageError(
             f"job {job} kept no state: keep_state is false in {', '.join(forgetful)}",

@@ -213,8 +213,10 @@ class RenderSettings(Section):
     save_every: Annotated[int, Within(1, 1_000_000)] | None = Field(
         default=None, description="Keep the unfinished picture every so many iterations of a scale."
     )
-    keep_state: bool = Field(
-        default=True, description="Keep the last state, so that `farm extend` can go on from it."
+    keep_state: bool | None = Field(
+        default=None,
+        description="Keep the last state, so that `farm extend` can go on from it; "
+        "by default for a step of one picture: states are large.",
     )
 
     @model_validator(mode="before")

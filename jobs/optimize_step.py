@@ -146,7 +146,10 @@ def plan(step: OptimizeStep, planning: Planning) -> Iterator[PlannedTask]:
         UsageError: If there is no picture, or two results would get one name, or there is nothing that an
             extension could go on from.
     """
+    pictures = list_pictures(step, planning)
     payload = _payload(step, planning)
+    if payload.keep_state is None:
+        payload = payload.model_copy(update={"keep_state": len(pictures) == 1})
     document = payload.model_dump(mode="json", exclude_none=True)
     network = payload.network.sha256
     estimate_s = planning.rates.of_network(network).estimate_s(_evaluated_megapixels(step))
@@ -154,7 +157,7 @@ def plan(step: OptimizeStep, planning: Planning) -> Iterator[PlannedTask]:
     pattern = step.pattern or default_pattern(several_styles=False)
     output = planning.opener(planning.output, planning.store_options)
     planned = False
-    for index, picture in enumerate(list_pictures(step, planning), 1):
+    for index, picture in enumerate(pictures, 1):
         key = name_result(pattern, picture, style=step.style_name, index=index, format=step.format)
         if step.extends and not _is_kept(step.extends, key, output):
             planning.ignored.add(picture.url, f"job {step.extends.job} kept no state of it")

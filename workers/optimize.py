@@ -111,6 +111,8 @@ def _render(studio: Studio, subject: Subject, kept: Kept | None, layout: Layout,
     )
     try:
         render = Render(studio, order, context.group, kept.state if kept else None, notes)
+        if kept:
+            kept.state.clear()  # the engine has copies: the state of all members is not held for hours
         if not render.run(context.should_stop):
             return False
         rgb, state = render.result()

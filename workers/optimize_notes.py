@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jobs.errors import StorageError
 from jobs.optimize import OptimizePayload
 from jobs.tasks import Item
 from workers import optimize_files as files
@@ -28,6 +29,7 @@ from workers.optimize_studio import Studio
 KEPT_VERSION = 1
 
 _SAID_EVERY_S = 0.2
+_ALIVE_EVERY_S = 10.0
 _SAVING_SHARE = 0.1
 """Of the time, for keeping states, where seconds say how often."""
 
@@ -118,6 +120,8 @@ class Notes:
         self._kept_iterations = 0
         self._kept_scale = self.trace[-1]["scale"] if self.trace else 0
         self._saving_s = 0.0
+        self._where = (0.0, "getting ready")
+        self._warned: set[str] = set()
 
     # While it runs.
 
@@ -152,25 +156,58 @@ class Notes:
     def show(self, rgb: Tensor) -> None:
         """Show a preview."""
         name = files.preview_name(self._key)
-        self._context.keep_file(name, files.preview(rgb))
-        self._context.emit("preview", {"item": self._key, "file": name})
+        if self._keep_aside(name, files.preview(rgb)):
+            self._context.emit("preview", {"item": self._key, "file": name})
         self._previewed_at = self._clock()
 
     def keep_iterate(self, rgb: Tensor, iteration: Iteration) -> None:
         """Keep an unfinished picture in full quality."""
         name = files.iterate_name(self._key, iteration.scale, iteration.iteration)
-        self._context.keep_file(name, self._encoded(rgb, "")[0])
+        self._keep_aside(name, self._encoded(rgb, "")[0])
 
-    def keep_state(self, state: State) -> None:
-        """Keep the state for later attempts, and the trace up to it."""
+    def keep_state(self, state: State, *, going_on: bool) -> None:
+        """Keep the state for later attempts, and the trace up to it.
+
+        A render that goes on holds all it needs: it does without where the store fails, and tries again when
+        the next state is due.
+
+        Raises:
+            StorageError: If it could not be kept and the render does not go on.
+        """
         begin = self._clock()
-        self._context.save_checkpoint(self._packed(state))
-        self._context.keep_file(files.trace_name(self._key), files.trace_lines(self.trace))
+        try:
+            self._context.save_checkpoint(self._packed(state))
+        except StorageError as error:
+            if not going_on:
+                raise
+            self._warn("a checkpoint", error)
+        self._keep_aside(files.trace_name(self._key), files.trace_lines(self.trace))
         self._say()
         self._kept_at = self._clock()
         self._saving_s = self._kept_at - begin
         self._kept_iterations = 0
         self._kept_scale = self.trace[-1]["scale"] if self.trace else 0
+
+    def alive(self) -> None:
+        """Say that the render is at work, for evaluations that take long."""
+        if self._clock() - self._said_at >= _ALIVE_EVERY_S:
+            self._context.progress(*self._where)
+            self._said_at = self._clock()
+
+    def _keep_aside(self, name: str, data: bytes) -> bool:
+        """Keep a file that the picture can do without; return whether that went well."""
+        try:
+            self._context.keep_file(name, data)
+        except StorageError as error:
+            self._warn(name, error)
+            return False
+        return True
+
+    def _warn(self, what: str, error: StorageError) -> None:
+        """Say once that something could not be kept."""
+        if what not in self._warned:
+            self._warned.add(what)
+            self._context.emit("message", {"text": f"{self._key}: {what} could not be kept: {error}"})
 
     # When it is done.
 
@@ -178,7 +215,7 @@ class Notes:
         """Keep what is of use later; return the picture's file, what should be known of it, and its facts."""
         self._say()
         if state is not None:
-            self._context.keep_file(files.state_name(self._key), self._packed(state))
+            self._keep_aside(files.state_name(self._key), self._packed(state))
         if self._payload.preview_s > 0:
             self.show(rgb)
         studio = self._studio
@@ -195,10 +232,10 @@ class Notes:
                 for scale in self._layout.scales
             ],
         }
-        self._context.keep_file(files.parameters_name(self._key), files.as_document(document))
-        self._context.keep_file(files.trace_name(self._key), files.trace_lines(self.trace))
+        self._keep_aside(files.parameters_name(self._key), files.as_document(document))
+        self._keep_aside(files.trace_name(self._key), files.trace_lines(self.trace))
         if self.trace:
-            self._context.keep_file(files.plot_name(self._key), files.trace_plot(self.trace, self._key))
+            self._keep_aside(files.plot_name(self._key), files.trace_plot(self.trace, self._key))
         data, lost = self._encoded(rgb, files.as_text(pixels))
         picture = self._subject.picture
         width_px, height_px = picture.source_size_px
@@ -264,11 +301,14 @@ class Notes:
         before = sum(each.pixel_evaluations for each in scales[: step["scale"]])
         part = (before + area * min(used, step["budget"])) / self._layout.pixel_evaluations
         number, count = self._subject.place
-        self._context.progress(
+        self._where = (
             (number + part) / count,
-            f"scale {step['scale'] + 1} of {len(scales)}, {step['size_px']} px, "
-            f"iteration {used} of {step['budget']}",
+            (
+                f"scale {step['scale'] + 1} of {len(scales)}, {step['size_px']} px, "
+                f"iteration {used} of {step['budget']}"
+            ),
         )
+        self._context.progress(*self._where)
         self._context.emit("loss", {"item": self._key, **step})
         self._said, self._said_at = len(self.trace), self._clock()
 

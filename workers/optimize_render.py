@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from jobs import tiles
+from workers.nst.features import LossNetwork
 from workers.nst.group import Alone, Group
+from workers.nst.losses import Objective
 from workers.nst.multiscale import Scale
 from workers.nst.optimization import Iteration, Optimization, Pictures
-from workers.nst.stages import OpenStage
+from workers.nst.optimizers import Sample, Tiles
+from workers.nst.stages import OpenStage, Stage
 from workers.nst.tiled_stage import TiledStage
 from workers.nst.tiled_state import State, assemble_state, deal_state
 from workers.nst.whole import WholeStage
@@ -52,6 +55,31 @@ def scales_to(scales: tuple[Scale, ...], last_iterations: int) -> tuple[Scale, .
     return (*scales[:-1], replace(scales[-1], iterations=last_iterations))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _AudibleStage:
+    """A stage that says after each evaluation that it is at work."""
+
+    stage: Stage
+    alive: Callable[[], None]
+
+    def begin(self, picture: Tensor) -> Tiles:
+        return self.stage.begin(picture)
+
+    def evaluate(self, tiles: Tiles) -> Sample:
+        sample = self.stage.evaluate(tiles)
+        self.alive()
+        return sample
+
+    def total(self, partial: Tiles) -> list[float]:
+        return self.stage.total(partial)
+
+    def gather(self, tiles: Tiles) -> Tensor:
+        return self.stage.gather(tiles)
+
+    def agree(self, numbers: list[float]) -> list[float]:
+        return self.stage.agree(numbers)
+
+
 class Render:
     """One picture on one member; all members make the same calls.
 
@@ -81,7 +109,7 @@ class Render:
             studio.network,
             Pictures(content, studio.paintings(), given),
             scales_to(studio.scales, order.last_iterations),
-            open_stage=self._open_stage(order),
+            open_stage=self._audible(self._open_stage(order)),
             seed=studio.payload.seed,
             stopping=studio.stopping,
             color=studio.color,
@@ -93,12 +121,12 @@ class Render:
         """Iterate to the end; return whether it was reached, or the state kept where it was told to stop."""
         done = self._optimization.run(self._iterated, should_stop)
         if not done:
-            self._keep_state()
+            self._keep_state(going_on=False)
         return done
 
     def result(self) -> tuple[Tensor, State | None]:
         """Return the picture, `[1, 3, H, W]` in 0..1, and on member 0 the last state if it is to be kept."""
-        state = self._state() if self._studio.payload.keep_state else None
+        state = None if self._studio.payload.keep_state is False else self._state()
         return self._optimization.picture(), state
 
     def _open_stage(self, order: Order) -> OpenStage:
@@ -110,6 +138,24 @@ class Render:
         resident_px = graphs_px(memory, order.needed_bytes, device, studio.members.memory_bytes)
         cut = tile_cut(order.tile_px)
         return partial(TiledStage, group=self._group, cut=cut, resident_px=resident_px)
+
+    def _audible(self, open_stage: OpenStage) -> OpenStage:
+        """Return stages that let it be heard that they are at work."""
+        notes = self._notes
+        if notes is None:
+            return open_stage
+
+        def opened(
+            network: LossNetwork,
+            objective: Objective,
+            content: Tensor,
+            styles: Sequence[tuple[float, Tensor]],
+        ) -> Stage:
+            stage = open_stage(network, objective, content, styles)
+            notes.alive()
+            return _AudibleStage(stage, notes.alive)
+
+        return opened
 
     def _iterated(self, iteration: Iteration) -> None:
         """Do what is due after an iteration; the clock of member 0 says what that is."""
@@ -125,12 +171,12 @@ class Render:
             if self._notes and show:
                 self._notes.show(rgb)
         if keep:
-            self._keep_state()
+            self._keep_state(going_on=True)
 
-    def _keep_state(self) -> None:
+    def _keep_state(self, *, going_on: bool) -> None:
         state = self._state()
         if self._notes:
-            self._notes.keep_state(state)
+            self._notes.keep_state(state, going_on=going_on)
 
     def _state(self) -> State:
         return assemble_state(self._optimization.state_dict(), self._group)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.workers.rendering import Desk, made
+from jobs.errors import StorageError
+from tests.workers.rendering import Attempt, Desk, made
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +42,39 @@ def test_an_extension_counts_what_it_adds(tmp_path: Path) -> None:
     assert work(desk, **size) == 4 * 48 * 36
     desk.checkpoint = None
     assert work(desk, job="j2", extends={"job": "j1", "iterations": [3]}, **size) == 3 * 48 * 36
+
+
+def test_a_store_that_fails_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Previews, traces, checkpoints and the last state are missing, which is said once of each."""
+    desk = Desk(tmp_path)
+    said: dict[str, Any] = {"size_px": 32, "smallest_px": 32, "iterations": 3}
+    (whole,) = desk.run(desk.message(**said)).values()
+
+    def full(*_: Any) -> None:
+        raise StorageError("the disk is full")
+
+    told: list[str] = []
+    troubled = Desk(tmp_path)
+    monkeypatch.setattr(Attempt, "save_checkpoint", full)
+    monkeypatch.setattr(Attempt, "keep_file", full)
+    monkeypatch.setattr(
+        Attempt, "emit", lambda _, kind, data: told.append(data["text"]) if kind == "message" else None
+    )
+    often: dict[str, Any] = {"checkpoint": {"iterations": 1}, "preview_s": 0.001, "save_every": 1}
+    (outcome,) = troubled.run(troubled.message(**said, **often)).values()
+    assert made(outcome).data == made(whole).data
+    assert len([text for text in told if "a checkpoint could not be kept: the disk is full" in text]) == 1
+    assert len([text for text in told if "final/photo.png.state could not be kept" in text]) == 1
+
+
+def test_a_pause_that_cannot_keep_the_state_is_no_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(Attempt, "save_checkpoint", full)
+    with pytest.raises(StorageError, match="full"):
+        desk.run(desk.message(size_px=32, smallest_px=32, iterations=9), stop_at=3)
