@@ -217,7 +217,11 @@ def test_other_terminals_are_told_the_truth_while_a_job_runs(farm, tmp_path, gat
         workers = farm.json("workers")["workers"]
         check_workers(farm, job, workers, {task["id"]: task["worker"] for task in tasks})
         assert job in farm.run("status").stdout
-        assert "tiny" in {style for worker in workers for style in worker["styles"]}
+        # A worker says with its next heartbeat what it holds.
+        wait_until(
+            lambda: "tiny" in {style for worker in farm.workers() for style in worker["styles"]},
+            "a worker says that it holds the style",
+        )
     finally:
         gate.unlink()
         said, complained = watching.communicate(timeout=LONG_S) if watching else ("", "")
