@@ -78,6 +78,21 @@ class Entry:
         return entry
 
 
+def check_entry_name(name: str, kind: type[Entry]) -> None:
+    """Refuse what could not be the name of an entry.
+
+    Raises:
+        UsageError: With a name like it that could.
+    """
+    if _NAME.fullmatch(name) and len(name) <= NAME_LIMIT:
+        return
+    near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:NAME_LIMIT]
+    raise UsageError(
+        f"{name!r} cannot be the name of a {kind.WORD}",
+        f"use lower-case letters, digits, '.', '_' and '-' (at most {NAME_LIMIT}): {near or kind.EXAMPLE!r}",
+    )
+
+
 E = TypeVar("E", bound=Entry)
 
 
@@ -105,7 +120,7 @@ class Names(Generic[E]):
         Raises:
             UsageError: If the name is not allowed, or belongs to another one that must stay.
         """
-        self._check_name(entry.name)
+        check_entry_name(entry.name, self._kind)
         key = self._key(entry.name)
         standing = self._bundled_entry(entry.name)
         if standing is None:
@@ -139,6 +154,12 @@ class Names(Generic[E]):
         raise UsageError(
             f"there is no {word} {name!r}", self._kind.advice(wanted, [entry.name for entry in self.all()])
         )
+
+    def find(self, name: str) -> E | None:
+        """Return the entry with exactly this name, or None if there is none, or it is damaged."""
+        if not _NAME.fullmatch(name):
+            return None
+        return self._bundled_entry(name) or self._read(self._store, self._key(name))
 
     def all(self) -> list[E]:
         """Return all entries by name; one that is damaged is logged and left out."""
@@ -191,13 +212,3 @@ class Names(Generic[E]):
 
     def _key(self, name: str) -> str:
         return f"{self._kind.FOLDER}/{name}.json"
-
-    def _check_name(self, name: str) -> None:
-        if _NAME.fullmatch(name) and len(name) <= NAME_LIMIT:
-            return
-        near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:NAME_LIMIT]
-        raise UsageError(
-            f"{name!r} cannot be the name of a {self._kind.WORD}",
-            f"use lower-case letters, digits, '.', '_' and '-' (at most {NAME_LIMIT}): "
-            f"{near or self._kind.EXAMPLE!r}",
-        )

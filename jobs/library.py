@@ -19,6 +19,9 @@ from jobs.storage.local import LocalStore
 FETCHED_NETWORKS = ("vgg16", "vgg19")
 """Loss networks that `farm weights fetch` gets: torchvision's own, under the names of their architectures."""
 
+TRAINED = "trained"
+"""Format of a style that was trained by a farm, in place of what it was imported from."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -27,7 +30,7 @@ class StyleEntry(Entry):
     """One named style: what `--style` takes. Its content is a style model.
 
     Attributes:
-        format: What it was imported from (`pytorch-examples`).
+        format: What it was imported from (`pytorch-examples`), or `trained`.
         width: Base width of its network, in channels.
         size_bytes: Size of the style model.
         created_at: When it was added, in seconds since the epoch.
@@ -52,6 +55,11 @@ class StyleEntry(Entry):
     def is_same(self, other: Self) -> bool:
         """Return whether two entries of one name mean the same style."""
         return (self.sha256, self.format, self.width) == (other.sha256, other.format, other.width)
+
+    @property
+    def made_at(self) -> str:
+        """Where the file of a trained style was written, a path or URL; else nothing."""
+        return str(self.metadata.get("output", "")) if self.format == TRAINED else ""
 
     @classmethod
     def advice(cls, name: str, names: list[str]) -> str:
@@ -112,11 +120,15 @@ class Library:
         store: Where they are kept.
         cache_dir: Folder for local copies of what lies in a remote store.
         bundled: A store of the same layout that came with the farm and is only read.
+        aside: Takes new assets in place of `store`, which then is only read.
     """
 
-    def __init__(self, store: Store, cache_dir: Path, bundled: Store | None = None) -> None:
+    def __init__(
+        self, store: Store, cache_dir: Path, bundled: Store | None = None, aside: Store | None = None
+    ) -> None:
         self._store = store
         self._bundled = bundled
+        self._kept_in = aside or store
         self._cache = LocalStore(cache_dir)
         self._verified: dict[Path, str] = {}
         self._styles = Names(StyleEntry, store, bundled)
@@ -136,9 +148,9 @@ class Library:
         else:
             sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
         key = _asset_key(sha256)
-        standing = self._store.stat(key)
+        standing = self._kept_in.stat(key)
         if standing is None or standing.size_bytes != size_bytes or not self._is_intact(key, sha256):
-            self._store.write(key, data)
+            self._kept_in.write(key, data)
         return sha256
 
     def has(self, sha256: str) -> bool:
@@ -192,7 +204,8 @@ class Library:
 
     def _is_intact(self, key: str, sha256: str) -> bool:
         """Return whether an asset of the right size is right; remote stores check their objects."""
-        return not isinstance(self._store, LocalStore) or self._is_whole(self._store.path(key), sha256)
+        store = self._kept_in
+        return not isinstance(store, LocalStore) or self._is_whole(store.path(key), sha256)
 
     # Styles.
 
@@ -203,6 +216,45 @@ class Library:
             UsageError: If the name is not allowed, or belongs to another style.
         """
         return self._styles.add(entry)
+
+    def add_trained(self, entry: StyleEntry, *, replacing: bool = False) -> bool:
+        """Give a trained style its name, which an older one of the same file loses.
+
+        Args:
+            entry: Of the style.
+            replacing: Whether any other style loses it as well.
+
+        Returns:
+            False if the same style has this name already.
+
+        Raises:
+            UsageError: If the name is not allowed, or belongs to another style that must stay.
+        """
+        standing = self._styles.find(entry.name)
+        older = standing is not None and standing.made_at == entry.made_at != ""
+        return self._styles.add(entry, replacing=replacing or older)
+
+    def check_style_name(self, name: str, *, made_at: str, replacing: bool = False) -> None:
+        """Refuse a name that `add_trained` could not give.
+
+        Args:
+            name: Of the style.
+            made_at: Where its file will be written.
+            replacing: Whether another style may lose it.
+
+        Raises:
+            UsageError: If it belongs to another style that must stay.
+        """
+        standing = self._styles.find(name)
+        if standing is None:
+            return
+        if standing.bundled:
+            raise UsageError(f"the style {name!r} came with the farm and stays", Entry.TAKEN)
+        if not replacing and standing.made_at != made_at:
+            raise UsageError(
+                f"there is another style named {name!r}",
+                "take another name, or replace it: replace, --replace",
+            )
 
     def style(self, name: str) -> StyleEntry:
         """Return the style with this name, in any case.
@@ -259,6 +311,8 @@ class Library:
         self._networks.remove(name)
 
     def _stores(self) -> Iterator[Store]:
+        if self._kept_in is not self._store:
+            yield self._kept_in
         yield self._store
         if self._bundled is not None:
             yield self._bundled

@@ -28,7 +28,7 @@ PLUGINS_VARIABLE = "FARM_KINDS"
 
 LARGEST_ASSET_BYTES = 1 << 30
 
-_OWN_MODULES = ("jobs.stylize_step", "jobs.optimize_step")
+_OWN_MODULES = ("jobs.stylize_step", "jobs.optimize_step", "jobs.train_step")
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ class Style:
     sha256: str
 
 
-class NamedStyle(Protocol):
-    """What a library answers with when it is asked for a style."""
+class NamedAsset(Protocol):
+    """What a library answers with when it is asked for a loss network."""
 
     @property
     def name(self) -> str:
@@ -136,6 +136,15 @@ class NamedStyle(Protocol):
         ...
 
 
+class NamedStyle(NamedAsset, Protocol):
+    """What a library answers with when it is asked for a style."""
+
+    @property
+    def width(self) -> int:
+        """Base width of its network, in channels."""
+        ...
+
+
 class AssetLookup(Protocol):
     """Whatever knows styles and loss networks by name, and keeps files by the hash of their content."""
 
@@ -143,7 +152,11 @@ class AssetLookup(Protocol):
         """Return the style of this name, or raise UsageError naming those there are."""
         ...
 
-    def network(self, name: str) -> NamedStyle:
+    def check_style_name(self, name: str, *, made_at: str, replacing: bool) -> None:
+        """Raise UsageError if a style that will be made, at a path or URL, cannot be given this name."""
+        ...
+
+    def network(self, name: str) -> NamedAsset:
         """Return the loss network of this name, or raise UsageError naming those there are."""
         ...
 
@@ -193,6 +206,7 @@ class Checking:
         assets: Files and loss networks that were found and kept, by this check or for an earlier job; see
             `Planning.assets`.
         notes: What the user should know, though it is no mistake.
+        making: Steps by the name of the style that each makes.
     """
 
     output: str
@@ -203,19 +217,21 @@ class Checking:
     notes: list[str] = field(default_factory=list)
     styles: dict[str, Style] = field(default_factory=dict)
     assets: dict[str, str] = field(default_factory=dict)
+    making: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, at: Location, error: UsageError) -> None:
         """Note a mistake."""
         self.mistakes.append(Mistake(at, str(error)))
 
-    def find_style(self, at: Location, name: str) -> None:
-        """Look a style up, and note where it was asked for if there is none."""
+    def find_style(self, at: Location, name: str) -> NamedStyle | None:
+        """Look a style up and return it, or None if there is none, which is noted where it was asked for."""
         try:
             found = self.library.style(name)
         except UsageError as error:
             self.refuse(at, error)
-        else:
-            self.styles[name] = Style(found.name, found.sha256)
+            return None
+        self.styles[name] = Style(found.name, found.sha256)
+        return found
 
     def find_network(self, at: Location, name: str, advice: str = "") -> None:
         """Look a loss network up, and note where it was asked for if there is none.
@@ -265,6 +281,8 @@ class StepKind:
         check: Looks quickly, at submit, whether the step can be done; it gets the step's path.
         examined: Whether the kind of work looks at the first task of a step at submit as well
             (`workers.kinds.Kind.check`), for which it is loaded: that may take seconds.
+        makes_style: Whether its tasks return a style as their result, which later steps may name and the
+            library is told of. Such a task is not done before its result is known.
     """
 
     name: str
@@ -272,6 +290,7 @@ class StepKind:
     plan: Callable[[Any, Planning], Iterator[PlannedTask]]
     check: Callable[[Any, Location, Checking], None] | None = None
     examined: bool = False
+    makes_style: bool = False
 
 
 _KINDS: dict[str, StepKind] = {}

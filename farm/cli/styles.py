@@ -43,9 +43,8 @@ def library(aside: Path | None = None) -> Library:
         )
     farm = local.here()
     store = open_store(farm.store if farm is not None else str(folders.data_dir() / "store"))
-    if aside is None:
-        return Library(store, folders.cache_dir())
-    return Library(open_store(str(aside)), folders.cache_dir(), bundled=store)
+    put_aside = None if aside is None else open_store(str(aside))
+    return Library(store, folders.cache_dir(), aside=put_aside)
 
 
 @commands.command("add", epilog="Example: farm styles add candy.pth --name candy --format pytorch-examples")
