@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobs.errors import BadInputError, Failure, FarmError, LeaseLostError
+from jobs.errors import BadInputError, FarmError, LeaseLostError, class_of_failure
 from jobs.library import Library
 from jobs.records import Record
 from jobs.states import ItemState
@@ -158,6 +158,21 @@ class Attempt:
         """Return a local file with the content of this hash."""
         return self._services.library.path(sha256)
 
+    def keep_asset(self, data: bytes) -> str:
+        """Keep a file in the farm's store and return its sha256."""
+        self._must_lead("keep assets")
+        self.check_lease()
+        return self._services.library.put(data)
+
+    def read(self, url: str) -> bytes:
+        """Return the content of a path or `s3://` URL that is no item."""
+        root, key = store_and_key(url)
+        store = self._services.store(root, self.message.store_options)
+        try:
+            return store.read(key, limit_bytes=_LARGEST_INPUT_BYTES)
+        except FileNotFoundError:
+            raise BadInputError(f"{url} is not there any more") from None
+
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the task is, 0 to 1."""
         self._must_lead("say how far the task is")
@@ -197,6 +212,12 @@ class Attempt:
         self._room.acquire()
         self.waited_s += time.monotonic() - since
         self._writes.append(self._services.writers.submit(self._write, item, result))
+
+    def finished(self, item: Item) -> bytes | None:
+        """Return the result that stands under the output key of an item, or None if it is to be made."""
+        self._must_lead("ask for results")
+        target = self._output.target(item, lambda: self.read(item.input))
+        return self._output.read(target) if target.finished else None
 
     def save_checkpoint(self, data: bytes) -> None:
         """Keep resumable state; LeaseLostError when a later attempt has taken over."""
@@ -258,7 +279,7 @@ class Attempt:
             return None
 
     def _prepare(self, item: Item) -> tuple[Any, int] | None:
-        content = cache(lambda: self._content(item))
+        content = cache(lambda: self.read(item.input))
         target = self._output.target(item, content)
         with self._lock:
             self._targets[item.id] = target
@@ -273,19 +294,10 @@ class Attempt:
         prepared = self._kind.prepare(self.message, item, content())
         return prepared.value, prepared.memory_bytes
 
-    def _content(self, item: Item) -> bytes:
-        root, key = store_and_key(item.input)
-        try:
-            return self._services.store(root, self.message.store_options).read(
-                key, limit_bytes=_LARGEST_INPUT_BYTES
-            )
-        except FileNotFoundError:
-            raise BadInputError(f"{item.input} is not there any more") from None
-
     def _target(self, item: Item) -> Target:
         with self._lock:
             target = self._targets.get(item.id)
-        return target or self._output.target(item, lambda: self._content(item))
+        return target or self._output.target(item, lambda: self.read(item.input))
 
     # Writing one item, in a writer thread.
 
@@ -383,14 +395,5 @@ def as_farm_error(error: Exception) -> FarmError:
         return error
     log.error("unexpected", exc_info=error)
     named = FarmError(f"{type(error).__name__}: {error}")
-    named.failure = failure_class(error)
+    named.failure = class_of_failure(error)
     return named
-
-
-def failure_class(error: Exception) -> Failure:
-    """Return the class of a failure that is not one of our own errors."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Failure.OUT_OF_MEMORY
-    if isinstance(error, TimeoutError):
-        return Failure.TIMEOUT
-    return Failure.STORAGE if isinstance(error, OSError) else Failure.ERROR

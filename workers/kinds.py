@@ -56,6 +56,22 @@ class Context(Protocol):
         """Return a local file with the content of this hash, fetched from the farm's store if need be."""
         ...
 
+    def keep_asset(self, data: bytes) -> str:
+        """Keep a file in the farm's store, for later steps and the library, and return its sha256.
+
+        Raises:
+            LeaseLostError: If the lease ended.
+        """
+        ...
+
+    def read(self, url: str) -> bytes:
+        """Return the content of a path or `s3://` URL that is no item: the data of a training.
+
+        Raises:
+            BadInputError: If it is not there, or too large.
+        """
+        ...
+
     def should_stop(self) -> bool:
         """Return whether to stop now (canceled, paused, past the lease). Ask between pictures.
 
@@ -82,6 +98,17 @@ class Context(Protocol):
 
     def finish_item(self, item: Item, result: Callable[[], Produced] | FarmError) -> None:
         """Give an item its outcome; a callable is run (encode), checked and committed in a thread behind."""
+        ...
+
+    def finished(self, item: Item) -> bytes | None:
+        """Return the result that stands under the output key of an item, or None if it is to be made.
+
+        For kinds that return what later steps may name: `read_ahead` leaves such an item out, whether an
+        earlier job made it, or an attempt of this one that died before it could return anything.
+
+        Raises:
+            StorageError: If it is damaged.
+        """
         ...
 
     def save_checkpoint(self, data: bytes) -> None:
@@ -147,6 +174,8 @@ class Checks:
         memory_bytes: Of each worker's device; 0 if that is not known.
         note: Takes what the user should know, though it stops nothing.
         single: Whether the step has no other task: what is wrong with its picture is wrong with the job.
+        alone: Whether the job has no other step that works by itself: what is wrong with what this one is to
+            make is wrong with the job. Else it may fail by itself, with a note at submit.
     """
 
     asset: Callable[[str], Path]
@@ -156,6 +185,7 @@ class Checks:
     memory_bytes: int
     note: Callable[[str], None]
     single: bool = True
+    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True)

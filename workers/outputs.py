@@ -71,6 +71,23 @@ class Output:
             wanted = render_key(input_sha256, {**settings, "suffix": PurePosixPath(key).suffix.lower()})
         return Target(key, found, wanted, input_sha256)
 
+    def read(self, target: Target) -> bytes:
+        """Return the finished result that stands at a target.
+
+        Raises:
+            StorageError: If it is not what its record says, or not there any more.
+        """
+        record = target.found.record
+        try:
+            data = self._store().read(target.key)
+        except FileNotFoundError:
+            data = b""
+        if record is None or hashlib.sha256(data).hexdigest() != record.sha256:
+            raise StorageError(
+                f"{self._message.output}/{target.key} is not what was written there", "remove it, and retry"
+            )
+        return data
+
     def commit(self, item: Item, target: Target, produced: Produced) -> Committed:
         """Make what was produced the result at its target, for exactly one attempt.
 

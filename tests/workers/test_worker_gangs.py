@@ -134,6 +134,8 @@ def test_only_the_first_member_has_items_and_is_heard(gang):
         lambda c, _: c.progress(0.5),
         lambda c, _: c.emit("loss", {}),
         lambda c, _: c.keep_file("a", b""),
+        lambda c, _: c.keep_asset(b""),
+        lambda c, item: c.finished(item),
     ],
 )
 def test_what_only_the_first_member_may_do_fails_another_by_name(gang, misuse):
