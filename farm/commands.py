@@ -277,7 +277,7 @@ class Commands:
         tasks = self._ledger.read(
             "SELECT DISTINCT t.id, t.step, t.state, s.state AS step_state FROM tasks t "
             "JOIN items i ON i.task=t.id JOIN steps s ON s.job=t.job AND s.name=t.step "
-            "WHERE t.job=? AND i.state='pending'",
+            "WHERE t.job=? AND (i.state='pending' OR t.state='failed')",
             job_id,
         )
         for task in tasks:

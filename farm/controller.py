@@ -25,6 +25,7 @@ from farm.machine import most_workers
 from farm.planning import Planner
 from farm.pool import Pool
 from farm.recovery import load_jobs
+from farm.registration import Registrar
 from farm.running import JobRun, WorkerRun
 from farm.upkeep import Upkeep
 from farm.views import View
@@ -95,6 +96,7 @@ class Controller:
         )
         self.upkeep = Upkeep(self.dispatcher, pool, options.limits)
         self.lifecycle = Lifecycle(self.ledger, self.dispatcher)
+        self.registrar = Registrar(self.ledger, self.library)
         self.planner = Planner(self.ledger, self.library, pool, self.dispatcher.workers)
         self.commands = Commands(self.ledger, self.view, self.dispatcher, self.planner, self._touch)
         self._end_farm = end_farm
@@ -153,12 +155,20 @@ class Controller:
     def _settle(self, job: JobRun) -> None:
         """Move a job on after one of its attempts ended, and begin what became possible."""
         todo = self.lifecycle.settle(job)
+        for step in todo.register:
+            self._spawn(self._register(job, step))
         if todo.plan:
             job.planning = True
             self._spawn(self._plan(job))
         if todo.finish is not None:
             job.finishing = True
             self._spawn(self._finish(job, todo.finish))
+
+    async def _register(self, job: JobRun, step: str) -> None:
+        await self.registrar.register(job, step)
+        job.registering.discard(step)
+        job.registered.add(step)
+        self._touch(job.id)
 
     async def _finish(self, job: JobRun, state: JobState) -> None:
         await self.lifecycle.finish(job, state)

@@ -132,11 +132,11 @@ class Dispatcher:
         job = self.jobs[assignment.job]
         workers = [self.workers[name] for name in assignment.workers]
         task = job.take(assignment.task)
-        items = self._pending_items(task)
+        items, pending = self._items(task)
         task.attempt += 1
         task.message = ""
         members = tuple(Member(worker.id, now + self._lease_s) for worker in workers)
-        lease = Lease(task, members, {item.id: item for item in items}, now, now)
+        lease = Lease(task, members, {item.id: item for item in items if item.id in pending}, now, now)
         job.leases[task.id] = lease
         for worker in workers:
             worker.tasks[task.id] = lease
@@ -169,13 +169,18 @@ class Dispatcher:
             },
         )
 
-    def _pending_items(self, task: TaskRun) -> list[Item]:
+    def _items(self, task: TaskRun) -> tuple[list[Item], set[int]]:
+        """Return the items that an attempt gets, and which of them it has to finish.
+
+        One whose result was lost on the way gets what is done as well: it returns that.
+        """
         rows = self._ledger.read(
-            "SELECT id, input, size_bytes, stamp, output_key FROM items "
-            "WHERE task=? AND state='pending' ORDER BY id",
+            "SELECT id, input, size_bytes, stamp, output_key, state FROM items WHERE task=? AND "
+            "(state='pending' OR (? AND state IN ('done', 'skipped'))) ORDER BY id",
             task.id,
+            task.returns,
         )
-        return [Item(*row) for row in rows]
+        return [Item(*row[:5]) for row in rows], {row["id"] for row in rows if row["state"] == "pending"}
 
     def _message(self, job: JobRun, task: TaskRun, items: Sequence[Item]) -> TaskMessage:
         payload = self._ledger.read("SELECT payload FROM tasks WHERE id=?", task.id)[0]["payload"]

@@ -7,7 +7,7 @@ import json
 import logging
 import sqlite3
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from farm.dispatch import Dispatcher
 from farm.ledger import Ledger
@@ -16,6 +16,7 @@ from farm.running import JobRun
 from jobs.errors import FarmError
 from jobs.scheduler import too_many_failed
 from jobs.states import ItemState, JobState, StepState, TaskState, move
+from jobs.steps import makes_style
 from jobs.storage import open_store
 from jobs.storage.base import FARM_PREFIX
 
@@ -24,10 +25,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Todo:
-    """What the controller should begin: plan the job's ready steps, or finish it with a state."""
+    """What the controller should begin.
+
+    Attributes:
+        plan: Whether to plan the job's ready steps.
+        finish: The state to finish the job with.
+        register: Steps whose style is to be put into the library: they are done when it is there.
+    """
 
     plan: bool = False
     finish: JobState | None = None
+    register: tuple[str, ...] = ()
 
 
 class Lifecycle:
@@ -41,12 +49,35 @@ class Lifecycle:
         """Move a job and its steps as far as they can go now."""
         if job.finishing:
             return Todo()
+        register = self._unregistered(job)
+        job.registering.update(register)
+        return replace(self._settle(job), register=register)
+
+    def _unregistered(self, job: JobRun) -> tuple[str, ...]:
+        """Return the steps whose task has returned a style that nobody has put into the library yet.
+
+        A job that is paused or ends early has them too: what was trained is there to be used.
+        """
+        rows = self._ledger.read(
+            "SELECT name FROM steps WHERE job=? AND state=? AND planned AND result<>'{}' AND done+skipped>0",
+            job.id,
+            StepState.READY,
+        )
+        known = job.registering | job.registered
+        names = [row["name"] for row in rows if row["name"] not in known and not job.open_tasks[row["name"]]]
+        return tuple(name for name in names if makes_style(self._kind(job, name)))
+
+    def _kind(self, job: JobRun, step: str) -> str:
+        row = self._ledger.read("SELECT kind FROM steps WHERE job=? AND name=?", job.id, step)[0]
+        return str(row["kind"])
+
+    def _settle(self, job: JobRun) -> Todo:
         if not job.stopping_reason and too_many_failed(job.max_failed, job.failed, job.total):
             self.end_early(job, f"{job.failed} items failed, more than max_failed: {job.max_failed} allows")
         ending = job.stopping_reason or job.state is JobState.CANCELING
         if job.leases and (ending or job.state is JobState.PAUSING):
             return Todo()
-        if ending and job.planning:
+        if ending and (job.planning or job.registering):
             return Todo()
         if ending:
             return self._settle_end(job)
@@ -84,8 +115,7 @@ class Lifecycle:
         name = row["name"]
         old, reason = states[name], ""
         if old is StepState.READY and row["planned"] and not job.open_tasks[name]:
-            made = row["done"] + row["skipped"]
-            states[name] = StepState.DONE if made or not row["failed"] else StepState.FAILED
+            states[name], reason = self._outcome(job, row)
         elif old is StepState.BLOCKED:
             needs = {need: states[need] for need in json.loads(row["needs"])}
             broken = [need for need, state in needs.items() if state is StepState.FAILED]
@@ -97,6 +127,28 @@ class Lifecycle:
             return False
         self._move_step(job, name, old, states[name], reason)
         return True
+
+    def _outcome(self, job: JobRun, row: sqlite3.Row) -> tuple[StepState, str]:
+        """Return the state of a step whose tasks have ended, with a reason where its items tell none.
+
+        A step that makes a style waits until the library has it.
+        """
+        made = row["done"] + row["skipped"]
+        if not made and row["failed"]:
+            return StepState.FAILED, ""
+        if made and makes_style(row["kind"]):
+            if row["result"] == "{}":
+                return StepState.FAILED, f"it made no style: {self._reason(job, row['name'])}"
+            if row["name"] not in job.registered:
+                return StepState.READY, ""
+        return StepState.DONE, ""
+
+    def _reason(self, job: JobRun, step: str) -> str:
+        """Return why a task of a step failed."""
+        rows = self._ledger.read(
+            "SELECT reason FROM tasks WHERE job=? AND step=? AND reason<>'' ORDER BY id DESC", job.id, step
+        )
+        return str(rows[0]["reason"]) if rows else "nobody said why"
 
     def _final_state(self, job: JobRun, steps: list[StepState]) -> JobState:
         if job.state is JobState.PLANNING:  # no step could be planned, and a restart forgot why

@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from farm.ledger import Ledger
 from farm.running import JobRun, Lease, Member, TaskRun
@@ -108,22 +109,39 @@ class Outcomes:
         if lease.pixels_computed and ended.device_s > 0:
             megapixels = lease.pixels_computed / 1e6
             self._ledger.rate(task.affinity, megapixels=megapixels, device_s=ended.device_s)
-        if ended.outcome == "failed" and lease.open:
-            failure = ended.failure or Failure.ERROR
-            task.failures[failure] += 1
+        lacks = self._lacks_result(task) and not ended.result
+        if lacks and not lease.open and ended.outcome == "finished":
+            ended = replace(ended, outcome="failed", reason=f"{task.kind} returned nothing")
+        if ended.outcome == "failed" and (lease.open or lacks):
             task.avoid.add(member.worker)
             task.failed_on.add(member.worker)
-            delay_s = retry_delay_s(failure, task.failures[failure], self._jitter())
-            if delay_s is None:
-                self._give_up(job, lease, failure, ended.reason)
+            if not self._once_more(job, lease, ended):
                 return
-            lease.retry_at = max(lease.retry_at, self._clock() + delay_s)
-        if lease.open:
+        if lease.open or lacks:
             self.requeue(job, lease)
         else:
             self._end_task(job, task, TaskState.DONE, None, "")
             if ended.result:
                 self._ledger.update("steps", {"result": ended.result}, job=job.id, name=task.step)
+
+    def _once_more(self, job: JobRun, lease: Lease, ended: TaskEnded) -> bool:
+        """Count the failure of an attempt as a whole; return whether its task goes on, and note when."""
+        failure, failures = ended.failure or Failure.ERROR, lease.task.failures
+        failures[failure] += 1
+        delay_s = retry_delay_s(failure, failures[failure], self._jitter())
+        if delay_s is None:
+            self._give_up(job, lease, failure, ended.reason)
+            return False
+        lease.retry_at = max(lease.retry_at, self._clock() + delay_s)
+        return True
+
+    def _lacks_result(self, task: TaskRun) -> bool:
+        """Return whether a task has made what it is to return, and nobody has heard that yet."""
+        if not task.returns:
+            return False
+        made = "SELECT id FROM items WHERE task=? AND state IN ('done', 'skipped') LIMIT 1"
+        known = "SELECT name FROM steps WHERE job=? AND name=? AND result<>'{}'"
+        return bool(self._ledger.read(made, task.id)) and not self._ledger.read(known, task.job, task.step)
 
     def _lost(self, job: JobRun, lease: Lease, member: Member, ended: TaskEnded) -> None:
         """Go on after a worker was lost.
@@ -142,7 +160,10 @@ class Outcomes:
                 self._fail_item(job, lease, item, failure, reason)
         if blamed:
             task.deaths += 1
-        if not lease.open:
+        if not lease.open and self._lacks_result(task):
+            if failure is Failure.PREEMPTED or self._once_more(job, lease, replace(ended, failure=failure)):
+                self.requeue(job, lease)
+        elif not lease.open:
             self._end_task(job, task, TaskState.DONE, None, "")
         elif task.deaths >= SPLIT_AFTER_DEATHS and len(lease.open) > 1:
             self._split(job, lease)

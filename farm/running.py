@@ -10,6 +10,7 @@ from itertools import islice
 from jobs.errors import Failure
 from jobs.scheduler import SPLIT_AFTER_DEATHS, WaitingTask
 from jobs.states import JobState
+from jobs.steps import makes_style
 from jobs.tasks import GangPlace, Item, StoreOptions, TaskEnded, WorkerReport
 
 _WINDOW = 16
@@ -57,6 +58,11 @@ class TaskRun:
     def alone(self) -> bool:
         """Whether it needs its workers for itself."""
         return self.suspect or self.exclusive or self.workers[1] > 1
+
+    @property
+    def returns(self) -> bool:
+        """Whether it is not done before its result is known, which later steps and the library wait for."""
+        return makes_style(self.kind)
 
     def waiting(self) -> WaitingTask:
         """Return what the scheduler may know of it."""
@@ -185,6 +191,8 @@ class JobRun:
         planning: Whether its ready steps are being planned.
         finishing: Whether its report is being written.
         open_tasks: How many tasks of each step have not ended.
+        registering: Steps whose style is on its way into the library.
+        registered: Steps whose style came there, or could not; since this controller started.
     """
 
     id: str
@@ -207,6 +215,8 @@ class JobRun:
     planning: bool = False
     finishing: bool = False
     open_tasks: Counter[str] = field(default_factory=Counter)
+    registering: set[str] = field(default_factory=set)
+    registered: set[str] = field(default_factory=set)
     queued: dict[str, deque[TaskRun]] = field(default_factory=dict)
     leases: dict[int, Lease] = field(default_factory=dict)
 

@@ -57,9 +57,9 @@ class StyleEntry(Entry):
         return (self.sha256, self.format, self.width) == (other.sha256, other.format, other.width)
 
     @property
-    def made_at(self) -> str:
-        """Where the file of a trained style was written, a path or URL; else nothing."""
-        return str(self.metadata.get("output", "")) if self.format == TRAINED else ""
+    def made_in(self) -> str:
+        """The output of the job that trained the style, a folder or prefix; else nothing."""
+        return str(self.metadata.get("output", "")).rstrip("/") if self.format == TRAINED else ""
 
     @classmethod
     def advice(cls, name: str, names: list[str]) -> str:
@@ -218,7 +218,7 @@ class Library:
         return self._styles.add(entry)
 
     def add_trained(self, entry: StyleEntry, *, replacing: bool = False) -> bool:
-        """Give a trained style its name, which an older one of the same file loses.
+        """Give a trained style its name, which an older one that was made in the same output loses.
 
         Args:
             entry: Of the style.
@@ -231,15 +231,15 @@ class Library:
             UsageError: If the name is not allowed, or belongs to another style that must stay.
         """
         standing = self._styles.find(entry.name)
-        older = standing is not None and standing.made_at == entry.made_at != ""
+        older = standing is not None and standing.made_in == entry.made_in != ""
         return self._styles.add(entry, replacing=replacing or older)
 
-    def check_style_name(self, name: str, *, made_at: str, replacing: bool = False) -> None:
+    def check_style_name(self, name: str, *, made_in: str, replacing: bool = False) -> None:
         """Refuse a name that `add_trained` could not give.
 
         Args:
             name: Of the style.
-            made_at: Where its file will be written.
+            made_in: The output of the job that will train it.
             replacing: Whether another style may lose it.
 
         Raises:
@@ -250,7 +250,7 @@ class Library:
             return
         if standing.bundled:
             raise UsageError(f"the style {name!r} came with the farm and stays", Entry.TAKEN)
-        if not replacing and standing.made_at != made_at:
+        if not replacing and standing.made_in != made_in.rstrip("/"):
             raise UsageError(
                 f"there is another style named {name!r}",
                 "take another name, or replace it: replace, --replace",

@@ -152,8 +152,8 @@ class AssetLookup(Protocol):
         """Return the style of this name, or raise UsageError naming those there are."""
         ...
 
-    def check_style_name(self, name: str, *, made_at: str, replacing: bool) -> None:
-        """Raise UsageError if a style that will be made, at a path or URL, cannot be given this name."""
+    def check_style_name(self, name: str, *, made_in: str, replacing: bool) -> None:
+        """Raise UsageError if a style that will be made in an output cannot be given this name."""
         ...
 
     def network(self, name: str) -> NamedAsset:
@@ -314,6 +314,12 @@ def step_kinds() -> dict[str, StepKind]:
         except ImportError as error:
             raise UsageError(f"cannot import {module}: {error}", f"correct {PLUGINS_VARIABLE}") from error
     return dict(_KINDS)
+
+
+def makes_style(name: str) -> bool:
+    """Return whether tasks of a kind return a style; those of an unknown kind return nothing."""
+    kind = step_kinds().get(name)
+    return kind is not None and kind.makes_style
 
 
 def step_kind(name: Any) -> StepKind:

@@ -15,7 +15,7 @@ from jobs.inputs import Ignored, Inputs, Picture
 from jobs.library import StyleEntry
 from jobs.optimize import AssetRef, StyleImageRef, state_name
 from jobs.optimize_step import AnyStyleImage
-from jobs.paths import anchor, join_url
+from jobs.paths import anchor
 from jobs.pictures import Recursive
 from jobs.schema import FolderName, Location, Mistake, Place, together
 from jobs.steps import (
@@ -145,11 +145,6 @@ def check(step: TrainStep, at: Location, checking: Checking) -> None:
         _check_beginning(step, step.begin_with, (*at, "begin_with"), checking)
 
 
-def made_at(output: str, style: str) -> str:
-    """Return where the file of a trained style lies, by which the library knows an older one of it."""
-    return join_url(output, result_key(style))
-
-
 def _check_name(step: TrainStep, at: Location, checking: Checking) -> None:
     """Refuse the name of another style, be it in the library or made by the same job."""
     other = checking.making.setdefault(step.style, step.name)
@@ -158,9 +153,8 @@ def _check_name(step: TrainStep, at: Location, checking: Checking) -> None:
             f"the step {other} makes a style {step.style!r} too", "give each a name of its own"
         )
         checking.refuse((*at, "style"), error)
-    place = made_at(checking.output, step.style)
     try:
-        checking.library.check_style_name(step.style, made_at=place, replacing=step.replace)
+        checking.library.check_style_name(step.style, made_in=checking.output, replacing=step.replace)
     except UsageError as error:
         checking.refuse((*at, "style"), error)
 

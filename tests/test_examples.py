@@ -42,7 +42,7 @@ class AnyAsset:
 
     network = style
 
-    def check_style_name(self, name: str, *, made_at: str, replacing: bool) -> None:
+    def check_style_name(self, name: str, *, made_in: str, replacing: bool) -> None:
         """Give every style its name."""
 
     def put(self, data: bytes | Path) -> str:

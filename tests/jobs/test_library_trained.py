@@ -17,43 +17,41 @@ __all__ = ["library", "store"]
 
 
 class TestTrained:
-    """Styles that were trained here, known by the file that was made of each."""
+    """Styles that were trained here, known by the output that each was made in."""
 
     @staticmethod
-    def made(output: str = "/out/candy.safetensors", **changes: Any) -> StyleEntry:
+    def made(output: str = "/out", **changes: Any) -> StyleEntry:
         return entry(format="trained", metadata={"output": output}, **changes)
 
-    def test_the_newer_one_of_a_file_takes_the_name(self, library: Library) -> None:
+    def test_the_newer_one_of_an_output_takes_the_name(self, library: Library) -> None:
         assert library.add_trained(self.made(sha256="1" * 64))
-        library.check_style_name("candy", made_at="/out/candy.safetensors")
+        library.check_style_name("candy", made_in="/out")
         assert library.add_trained(self.made(sha256="2" * 64))
         assert library.style("candy").sha256 == "2" * 64
         assert not library.add_trained(self.made(sha256="2" * 64))
 
-    @pytest.mark.parametrize(
-        "other", [entry(), made("/elsewhere/candy.safetensors")], ids=("imported", "trained")
-    )
+    @pytest.mark.parametrize("other", [entry(), made("/elsewhere")], ids=("imported", "trained"))
     def test_another_style_loses_it_only_when_that_is_asked_for(
         self, library: Library, other: StyleEntry
     ) -> None:
         library.add_style(other)
         wanted = self.made(sha256="2" * 64)
         with pytest.raises(UsageError, match="another style named 'candy'") as caught:
-            library.check_style_name("candy", made_at=wanted.made_at)
+            library.check_style_name("candy", made_in=wanted.made_in)
         assert "--replace" in caught.value.hint
         with pytest.raises(UsageError, match="another style named 'candy'"):
             library.add_trained(wanted)
         assert library.style("candy") == other
-        library.check_style_name("candy", made_at=wanted.made_at, replacing=True)
+        library.check_style_name("candy", made_in=wanted.made_in, replacing=True)
         assert library.add_trained(wanted, replacing=True)
         assert library.style("candy") == wanted
 
     def test_a_name_that_is_free_or_of_a_damaged_entry_can_be_given(
         self, store: Store, library: Library
     ) -> None:
-        library.check_style_name("candy", made_at="/out/candy.safetensors")
+        library.check_style_name("candy", made_in="/out")
         store.write("styles/candy.json", b"{")
-        library.check_style_name("candy", made_at="/out/candy.safetensors")
+        library.check_style_name("candy", made_in="/out")
         assert library.add_trained(self.made())
 
 

@@ -167,7 +167,7 @@ def test_the_name_of_another_style_is_refused_unless_it_may_be_replaced(manifest
     assert line.startswith("steps[0].style: there is another style named 'candy' (take another name, or ")
     assert "--replace" in line
     validate_plan(manifest(style="candy", replace=True), known)
-    metadata = {"output": f"{tmp_path}/out/wave.safetensors"}
+    metadata = {"output": f"{tmp_path}/out"}
     older = StyleEntry("wave", known.put(b"older"), "trained", 32, 5, 0.0, metadata=metadata)
     known.add_style(older)
     validate_plan(manifest(), known)
