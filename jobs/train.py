@@ -36,12 +36,12 @@ class TrainingFacts:
 
 
 PRESETS = {
-    "default": TrainingFacts("vgg19", 2000, 4, 256),
-    "pytorch-examples": TrainingFacts("vgg16", 40_000, 4, 256),
-    "lengstrom": TrainingFacts("vgg19", 40_000, 4, 256),
-    "texture-nets": TrainingFacts("vgg19", 50_000, 1, 256),
+    "default": TrainingFacts("vgg19", 10_000, 4, 256),
+    "pytorch-examples": TrainingFacts("vgg16", 41_392, 4, 256),
+    "lengstrom": TrainingFacts("vgg19-caffe", 41_392, 4, 256),
+    "texture-nets": TrainingFacts("vgg19-caffe", 50_000, 1, 256),
 }
-"""Recipes that have a name, our own first. Epochs of the others are steps here, of their 80,000 pictures."""
+"""Recipes that have a name, our own first."""
 
 TrainingPreset = Literal["default", "pytorch-examples", "lengstrom", "texture-nets"]
 
@@ -300,7 +300,7 @@ class TrainPayload(TrainSettings):
         said["loss_network"] = self.loss_network.sha256
         said["data"] = self.data.sha256
         said["held_out"] = 0 if self.validation_data else self.validation.pictures
-        said["steps"] = self.total_steps
+        said |= {"steps": self.total_steps, "batch": self.known_batch, "crop_px": self.known_crop_px}
         if self.begin_with:
             said["begin_with"] = self.begin_with.sha256
         if self.stop.improvement is not None:

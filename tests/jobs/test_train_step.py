@@ -304,15 +304,15 @@ def test_trainings_count_as_the_same_by_what_decides_their_weights(
     same: list[dict[str, Any]] = [
         {"style": "other", "style_images": [{"image": str(again), "weight": 9}]},
         {"threads": 4, "device": "cpu", "workers": {"min": 2, "max": 2}, "onnx": True, "replace": True},
-        {"steps": 2000, "checkpoint": {"steps": 5}, "test_images": [str(again)], "stop": {"window": 3}},
+        {"crop_px": 256, "checkpoint": {"steps": 5}, "test_images": [str(again)], "stop": {"window": 3}},
         {"validation": {"pictures": 3, "every": 7}},
     ]
     other: list[dict[str, Any]] = [
         {"data": [f"{photos}/*.jpg"]},
         {"style_images": [f"{photos}/img1.jpg"]},
-        {"preset": "lengstrom"},
+        {"preset": "lengstrom", "loss_network": "vgg19"},
         {"network": "slim16"},
-        {"steps": 2001},
+        {"steps": 9999},
         {"batch": 3},
         {"validation": {"pictures": 4}},
         {"validation": {"pictures": 1, "data": [f"{photos}/sub"]}},
