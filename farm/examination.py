@@ -49,7 +49,7 @@ def examine(manifest: Manifest, checked: Checked, library: Library, machine: Mac
         try:
             tasks = _first_tasks(("steps", number), step, planning)
             if tasks:
-                checks = checks_of(tasks, planning, library, machine, notes.append)
+                checks = checks_of(step, tasks, planning, library, machine, notes.append)
                 examine_task(("steps", number), step.kind, tasks[0], checks)
         except ManifestError as error:
             refused += error.message.splitlines()
@@ -67,6 +67,7 @@ def _first_tasks(at: Location, step: Step, planning: Planning) -> list[PlannedTa
 
 
 def checks_of(
+    step: Step,
     tasks: Sequence[PlannedTask],
     planning: Planning,
     library: Library,
@@ -76,6 +77,7 @@ def checks_of(
     """Return what the check of a kind of work may use for the first task of a step.
 
     Args:
+        step: That is looked at.
         tasks: All of the step, or more than one of them.
         planning: That planned them.
         library: Has its assets.
@@ -93,7 +95,16 @@ def checks_of(
 
     workers = min(tasks[0].workers[1], machine.workers)
     device = machine.device.partition(":")[0]
-    return Checks(library.path, read, workers, device, machine.memory_bytes, note, len(tasks) == 1)
+    alone = _all_need(step, planning.steps)
+    return Checks(library.path, read, workers, device, machine.memory_bytes, note, len(tasks) == 1, alone)
+
+
+def _all_need(step: Step, steps: Sequence[Step]) -> bool:
+    """Return whether nothing can be done in a job without one of its steps."""
+    lost = {step.name}
+    for _ in steps:  # whoever needs a lost one is lost; a manifest may name them in any order
+        lost |= {each.name for each in steps if not lost.isdisjoint(each.needs)}
+    return len(lost) == len(steps)
 
 
 def examine_task(at: Location, kind: str, task: PlannedTask, checks: Checks) -> Kind:

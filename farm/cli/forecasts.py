@@ -120,7 +120,7 @@ def _step(
     known |= {"planned": True, **asdict(summary)}
     if begin and step_kind(step.kind).examined:
         first = begin[0]
-        checks = checks_of(begin, planning, library, machine, note)
+        checks = checks_of(step, begin, planning, library, machine, note)
         work = examine_task(at, step.kind, first, checks)
         told = work.forecast(first.payload, first.items, checks) if work.forecast is not None else {}
         known |= told | _times(told, summary.tasks, machine)

@@ -36,6 +36,11 @@ def check(payload: dict[str, Any], items: Sequence[PlannedItem], checks: Checks)
         raise BadInputError("night.jpg is no picture")
     if wrong == "store":
         raise StorageError("the store does not answer")
+    if wrong == "by itself":
+        if checks.alone:
+            raise UsageError("input: it is broken")
+        checks.note("input: it is broken")
+        return
     content = checks.read(items[0].input).decode() if items[0].input else ""
     checks.note(f"{content} workers={checks.workers} device={checks.device} bytes={checks.memory_bytes}")
 

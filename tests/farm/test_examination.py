@@ -89,6 +89,33 @@ def test_a_kind_may_look_at_inputs_and_at_what_workers_have_and_its_notes_are_ke
     run(scene())
 
 
+@pytest.mark.parametrize(
+    ("others", "refused"),
+    [
+        ([], True),
+        ([{"items": 1, "needs": ["s0"]}], True),
+        ([{"items": 1, "needs": ["s2"]}, {"items": 1, "needs": ["s0"]}], True),
+        ([{"items": 1}], False),
+        ([{"items": 1}, {"items": 1, "needs": ["s0", "s1"]}], False),
+    ],
+    ids=("no other step", "one that needs it", "a chain", "another one", "another one beside what needs it"),
+)
+def test_what_is_wrong_with_a_part_is_wrong_with_a_job_that_is_nothing_without_it(tmp_path, others, refused):
+    """A kind may let its step fail by itself, where others have something to do."""
+
+    async def scene() -> None:
+        async with farm(tmp_path, ScriptedPool()) as controller:
+            document = manifest(tmp_path, picky(wrong="by itself"), *others)
+            if refused:
+                with pytest.raises(ManifestError, match=r"steps\[0\].input: it is broken"):
+                    await controller.commands.submit(document)
+            else:
+                job = await over(controller, await controller.commands.submit(document))
+                assert job["notes"] == ["input: it is broken"]
+
+    run(scene())
+
+
 NO_TORCH = """
 import sys
 import jobs.manifest, farm.controller, farm.examination
