@@ -18,12 +18,14 @@ _SETTLED_S = 3.0
 
 _SPREAD = 0.3
 
+_OF_LOSS = ("scale", "size_px", "iteration", "budget", "loss", "validation_loss")
+
 
 def running(db: sqlite3.Connection, job: str) -> list[dict[str, Any]]:
     """Return the tasks of a job that run or have something to say, oldest first.
 
     Each has what its last loss and preview said: `item`, `scale`, `size_px`, `iteration`, `budget`, `loss`,
-    `preview` (a file below the job's own folder); None where nothing was said.
+    `validation_loss`, `preview` (a file below the job's own folder); None where nothing was said.
     """
     tasks = db.execute(
         "SELECT t.id, t.step, t.kind, t.state, t.attempt, t.fraction, t.message, a.members, a.started_at "
@@ -60,7 +62,7 @@ def _task(row: sqlite3.Row, said: Mapping[str, Mapping[int, dict[str, Any]]]) ->
         "fraction": round(row["fraction"], 4),
         "message": row["message"],
         "item": loss.get("item") or preview.get("item"),
-        **{name: loss.get(name) for name in ("scale", "size_px", "iteration", "budget", "loss")},
+        **{name: loss.get(name) for name in _OF_LOSS},
         "preview": preview.get("file"),
     }
 

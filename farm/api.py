@@ -16,6 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
 from farm.controller import Controller
+from farm.extending import More
 from farm.views import View
 from jobs.errors import FarmError, ManifestError, NoFarmError, UsageError
 from jobs.storage import open_store
@@ -36,9 +37,10 @@ class Submission(BaseModel):
 
 
 class Further(BaseModel):
-    """How a finished optimization goes on."""
+    """How a finished job goes on: so many iterations of what it optimized, steps of what it trained."""
 
-    iterations: int
+    iterations: int | None = None
+    steps: int | None = None
     client_token: str | None = None
 
 
@@ -200,9 +202,10 @@ def _add_commands(app: FastAPI, controller: Controller, authorize: list[Any]) ->
 
     @app.post("/v1/jobs/{job}:extend", dependencies=authorize, status_code=201, tags=["jobs"])
     async def extend(job: str, further: Further) -> dict[str, Any]:
-        """Go on with the pictures of a finished optimization, as a new job; a token makes only one."""
+        """Go on with what a finished job optimized or trained, as a new job; a token makes only one."""
         _refuse_when_closing(controller)
-        job_id = await controller.commands.extend(job, further.iterations, further.client_token)
+        more = More(further.iterations, further.steps)
+        job_id = await controller.commands.extend(job, more, further.client_token)
         controller.flush()
         return controller.view.job(job_id)
 

@@ -169,13 +169,13 @@ class Farm:
         """Try the failed items of a job again, and nothing else."""
         return self._ask("POST", _job_path(word, ":retry"))
 
-    def extend(self, word: str, iterations: int) -> dict[str, Any]:
-        """Go on with the pictures of a finished optimization, as a new job, which is returned.
+    def extend(self, word: str, *, iterations: int | None = None, steps: int | None = None) -> dict[str, Any]:
+        """Go on with what a finished job optimized or trained, as a new job, which is returned.
 
         Raises:
             UsageError: If there is nothing to go on with.
         """
-        body = {"iterations": iterations, "client_token": uuid.uuid4().hex}
+        body = {"iterations": iterations, "steps": steps, "client_token": uuid.uuid4().hex}
         return self._ask("POST", _job_path(word, ":extend"), body)
 
     def _list(self, key: str, path: str, **query: Any) -> list[dict[str, Any]]:

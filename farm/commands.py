@@ -7,11 +7,12 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from farm.dispatch import Dispatcher
+from farm.extending import More, extended
 from farm.ledger import Ledger
 from farm.planning import Planner
 from farm.recovery import load_jobs
@@ -19,42 +20,8 @@ from farm.running import JobRun
 from farm.views import View
 from jobs.errors import UsageError
 from jobs.manifest import Manifest, load_manifest
-from jobs.optimize_step import OptimizeStep
 from jobs.plan import Checked
 from jobs.states import ENDED_JOBS, ItemState, JobState, StepState, TaskState, move
-
-
-def extended(manifest: Manifest, job: str, iterations: int) -> Manifest:
-    """Return the manifest that goes on with the optimizations of another one, and does nothing else.
-
-    Raises:
-        UsageError: If there are none, or they kept no state.
-        ManifestError: If the number of iterations is not possible.
-    """
-    steps = [step for step in manifest.steps if isinstance(step, OptimizeStep)]
-    if not steps:
-        raise UsageError(f"job {job} has no optimize step", "only optimizations can go on")
-    forgetful = [step.name for step in steps if step.keep_state is False]
-    if forgetful:
-        raise UsageError(
-            f"job {job} kept no state: keep_state is false in {', '.join(forgetful)}",
-            "render it again with keep_state: true",
-        )
-    names = {step.name for step in steps}
-    document = manifest.document()
-    document["steps"] = [
-        {
-            **step.model_dump(mode="json", by_alias=True),
-            "needs": [need for need in step.needs if need in names],
-            "extends": {"job": job, "iterations": [*_earlier(step), iterations]},
-        }
-        for step in steps
-    ]
-    return load_manifest(document)
-
-
-def _earlier(step: OptimizeStep) -> list[int]:
-    return step.extends.iterations if step.extends else []
 
 
 class Commands:
@@ -93,12 +60,12 @@ class Commands:
             return known
         return await self._take(load_manifest(document), client_token)
 
-    async def extend(self, word: str, iterations: int, client_token: str | None = None) -> str:
-        """Go on with the pictures of a finished optimization, as a new job into the same output.
+    async def extend(self, word: str, more: More, client_token: str | None = None) -> str:
+        """Go on with what a finished job optimized or trained, as a new job into the same output.
 
         Args:
             word: The finished job.
-            iterations: How many more, at the last scale of each picture.
+            more: How much longer.
             client_token: The same token gives the same job.
 
         Raises:
@@ -108,12 +75,18 @@ class Commands:
             return known
         job_id = self._view.resolve(word)
         row = self._ledger.read("SELECT * FROM jobs WHERE id=?", job_id)[0]
-        manifest = extended(load_manifest(json.loads(row["manifest"])), job_id, iterations)
-        self._check_finished(row, [step.name for step in manifest.steps])
+        made = {
+            item["step"]
+            for item in self._ledger.read(
+                "SELECT DISTINCT step FROM items WHERE job=? AND state=?", job_id, ItemState.DONE
+            )
+        }
+        manifest = extended(load_manifest(json.loads(row["manifest"])), job_id, more, made)
+        self._check_finished(row, made & {step.name for step in manifest.steps})
         return await self._take(manifest, client_token, json.loads(row["assets"]))
 
-    def _check_finished(self, row: sqlite3.Row, steps: list[str]) -> None:
-        """Refuse to go on with a job that is not finished, or has finished nothing itself."""
+    def _check_finished(self, row: sqlite3.Row, made: Collection[str]) -> None:
+        """Refuse to go on with a job that is not finished, or has finished nothing of that itself."""
         job_id, state = row["id"], JobState(row["state"])
         if state not in {JobState.COMPLETED, JobState.COMPLETED_WITH_ERRORS}:
             hints = {
@@ -121,20 +94,19 @@ class Commands:
                 JobState.CANCELED: "submit it again",
             }
             raise UsageError(f"job {job_id} is not finished: it is {state}", hints.get(state, "wait for it"))
-        made = self._ledger.read(
-            "SELECT DISTINCT step FROM items WHERE job=? AND state=?", job_id, ItemState.DONE
-        )
-        if {item["step"] for item in made} & set(steps):
+        if made:
             return
         makers = self._ledger.read(
             "SELECT j.id FROM jobs j JOIN items i ON i.job=j.id WHERE j.output=? AND i.state=? "
-            "AND i.output_key IN (SELECT output_key FROM items WHERE job=?) ORDER BY j.number DESC LIMIT 1",
+            "AND i.output_key IN (SELECT output_key FROM items WHERE job=? AND state=?) "
+            "ORDER BY j.number DESC LIMIT 1",
             row["output"],
             ItemState.DONE,
             job_id,
+            ItemState.SKIPPED,
         )
         hint = f"extend job {makers[0]['id']}, which made them" if makers else ""
-        raise UsageError(f"job {job_id} made no picture itself", hint)
+        raise UsageError(f"job {job_id} made nothing of that itself", hint)
 
     async def _take(
         self, manifest: Manifest, client_token: str | None, assets: Mapping[str, str] | None = None

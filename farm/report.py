@@ -46,7 +46,7 @@ def _write(path: Path, view: View, job_id: str, head: dict[str, Any]) -> None:
 def _head(view: View, job_id: str, state: JobState, finished_at: float) -> dict[str, Any]:
     job = view.job(job_id)
     seconds = finished_at - job["started_at"] if job["started_at"] else 0.0
-    done = job["items"]["done"]
+    done = sum(step["items"]["done"] for step in job["steps"] if step["kind"] != "train")
     measured = view.device_seconds(job_id)
     return {
         "job": job_id,

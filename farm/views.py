@@ -25,6 +25,9 @@ _FAILURES_SHOWN = 20
 _REMARKS_SHOWN = 20
 _RENDERS_SHOWN = 20
 
+_TRAIN = "train"
+"""Kind of the steps that make no pictures."""
+
 
 class View:
     """Reads of one ledger."""
@@ -118,7 +121,7 @@ class View:
         ended = row["state"] in ENDED_JOBS
         until = row["finished_at"] or time.time()
         seconds = max(0.0, until - row["started_at"]) if row["started_at"] else 0.0
-        made = counts["done"]
+        made = sum(step["done"] for step in steps if step["kind"] != _TRAIN)
         return {
             "id": job,
             "name": row["name"],
@@ -160,7 +163,7 @@ class View:
 
     def _failures(self, job: str) -> list[dict[str, Any]]:
         rows = self._rows(
-            "SELECT input, style, reason, failure FROM items "
+            "SELECT coalesce(nullif(input, ''), output_key) AS input, style, reason, failure FROM items "
             "WHERE job=? AND state='failed' ORDER BY id LIMIT ?",
             job,
             _FAILURES_SHOWN,
@@ -178,14 +181,19 @@ class View:
         return [dict(row) for row in rows]
 
     def _renders(self, job: str) -> list[dict[str, Any]]:
-        """Return how the first optimized pictures of a job were made."""
+        """Return how the first optimized pictures and trained styles of a job were made."""
         rows = self._rows(
-            "SELECT i.* FROM items i JOIN steps s ON s.job=i.job AND s.name=i.step "
-            "WHERE i.job=? AND s.kind='optimize' AND i.state IN ('done', 'skipped') ORDER BY i.id LIMIT ?",
+            "SELECT i.*, s.kind FROM items i JOIN steps s ON s.job=i.job AND s.name=i.step "
+            "WHERE i.job=? AND s.kind IN ('optimize', ?) AND i.state IN ('done', 'skipped') "
+            "ORDER BY i.id LIMIT ?",
             job,
+            _TRAIN,
             _RENDERS_SHOWN,
         )
-        return [{"output": row["output"], **json.loads(row["detail"])} for row in rows]
+        return [
+            {"output": row["output"], "kind": row["kind"], "style": row["style"], **json.loads(row["detail"])}
+            for row in rows
+        ]
 
     def items(
         self, word: str, state: str | None = None, limit: int = 1000, offset: int = 0

@@ -17,7 +17,7 @@ USAGE, NO_FARM, OTHER = 2, 7, 1
 """Exit codes of commands that could not do what was asked; `view.EXIT_CODES` has those of jobs."""
 
 _WORK, _LOOK, _ACT, _RUN, _KEEP = (
-    "Render",
+    "Render and train",
     "Look",
     "Act on a job",
     "Run a farm",
@@ -152,6 +152,7 @@ def _add(example: str, run: Callable[..., None], panel: str) -> None:
 
 _add("farm render photos/ --style candy --output out", submit.render, _WORK)
 _add("farm submit photos/ --style candy --style mosaic --output s3://renders/july", submit.submit, _WORK)
+_add("farm train photos/ --style-image painting.jpg --name wave", submit.train, _WORK)
 _add("farm extend photo-starry_night --iterations 200", submit.extend, _WORK)
 _add("farm status --json", status.status, _LOOK)
 _add("farm watch photos-candy", status.watch, _LOOK)

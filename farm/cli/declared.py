@@ -24,7 +24,11 @@ def option(*names: str, about: str, panel: str | None = None, shows: bool = Fals
 def takes(
     declared: type[Declared],
 ) -> Callable[[Callable[Concatenate[Declared, Params], None]], Callable[..., None]]:
-    """Give a command one parameter for each field of a dataclass in place of its first, for Typer to see."""
+    """Give a command one parameter for each field of a dataclass in place of its first, for Typer to see.
+
+    Fields whose names are in `LEFT_OUT` of the class cannot be said: they keep their defaults.
+    """
+    left_out: frozenset[str] = getattr(declared, "LEFT_OUT", frozenset())
     hints = get_type_hints(declared, include_extras=True)
     shared = [
         inspect.Parameter(
@@ -34,6 +38,7 @@ def takes(
             annotation=hints[f.name],
         )
         for f in fields(declared)
+        if f.name not in left_out
     ]
 
     def decorate(command: Callable[Concatenate[Declared, Params], None]) -> Callable[..., None]:

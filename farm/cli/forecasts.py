@@ -1,4 +1,4 @@
-"""What a job would do: `--dry-run` of `farm render` and `farm submit`. Nothing is submitted or written."""
+"""What a job would do: `--dry-run` of `farm render`, `submit` and `train`. Nothing is handed in."""
 
 from __future__ import annotations
 
@@ -118,6 +118,8 @@ def _step(
         begin = [*begin, task][:2]
         summary.add(task)
     known |= {"planned": True, **asdict(summary)}
+    if begin and step.kind == "train":
+        known["training"] = _training(begin[0], library)
     if begin and step_kind(step.kind).examined:
         first = begin[0]
         checks = checks_of(step, begin, planning, library, machine, note)
@@ -127,6 +129,36 @@ def _step(
     return known
 
 
+def _training(task: PlannedTask, library: Library) -> Document:
+    """Return what a training would take in, as the planner has it."""
+    from jobs.train import TrainPayload
+    from jobs.training_data import decode_listing
+
+    payload = TrainPayload.model_validate(task.payload)
+    listed = {
+        name: len(decode_listing(library.path(ref.sha256).read_bytes()))
+        for name, ref in (("data", payload.data), ("validation", payload.validation_data))
+        if ref is not None
+    }
+    held_out = 0 if payload.validation_data else payload.validation.pictures
+    weights = sum(painting.weight for painting in payload.style_images)
+    return {
+        "style": payload.style,
+        "network": payload.network,
+        "preset": payload.preset,
+        "loss_network": payload.loss_network.name,
+        "styles": [
+            {"name": painting.name, "share": painting.weight / weights} for painting in payload.style_images
+        ],
+        "pictures": listed["data"] - held_out,
+        "held_out": held_out or min(payload.validation.pictures, listed.get("validation", 0)),
+        "steps": payload.total_steps,
+        "batch": payload.known_batch,
+        "crop_px": payload.known_crop_px,
+        "precision": payload.precision,
+    }
+
+
 def _times(told: Document, tasks: int, machine: Machine) -> Document:
     """Return how long a step takes whose tasks take as long as the first one, as many at once as can be.
 
@@ -134,7 +166,8 @@ def _times(told: Document, tasks: int, machine: Machine) -> Document:
     """
     if told.get("seconds") is None:
         return {}
-    at_once = 1 if told["device"] == "cpu" else max(1, max(machine.there, machine.workers) // told["workers"])
+    together = told.get("workers", 1)
+    at_once = 1 if told["device"] == "cpu" else max(1, max(machine.there, machine.workers) // together)
     return {"seconds_in_all": told["seconds"] * math.ceil(tasks / at_once)}
 
 
@@ -163,7 +196,31 @@ def _facts(step: Mapping[str, Any]) -> list[tuple[str, object]]:
         return [("step", name), ("plan", f"made when {', '.join(step['needs'])} is done")]
     rough_s = None if "seconds" in step else step["estimate_s"]
     plan = ("plan", view.plan_line({**step, "estimate_s": rough_s}))
+    if "training" in step:
+        return [("step", name), *_training_facts(step, step["training"])]
     return [("step", name), plan, *(_render_facts(step) if "scales" in step else [])]
+
+
+def _training_facts(step: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return what is to be said of a step that trains."""
+    size_px = training["crop_px"]
+    memory = f"; memory needed: {view.size(step['memory_bytes'])}" if step.get("memory_bytes") else ""
+    on = f"on {step['device']}, " if step.get("device") else ""
+    guess = f"about {view.duration(step['estimate_s'])} (a guess for a few CPU cores)"
+    return [
+        ("style", f"{training['style']}, a file of about {view.size(step['output_bytes'])}"),
+        ("paintings", _paintings(training)),
+        ("data", f"{training['pictures']} pictures to train on, {training['held_out']} held out to judge by"),
+        ("training", f"{training['steps']} steps of {training['batch']} pictures of {size_px}x{size_px} px"),
+        ("network", f"{training['network']}, {on}{training['precision']}{memory}"),
+        ("preset", training["preset"]),
+        ("loss network", training["loss_network"]),
+        ("time", _time(step, "a style") if "seconds" in step else guess),
+    ]
+
+
+def _paintings(step: Mapping[str, Any]) -> str:
+    return ", ".join(f"{style['name']} ({style['share']:.0%})" for style in step["styles"])
 
 
 def _render_facts(step: Mapping[str, Any]) -> list[tuple[str, object]]:
@@ -175,7 +232,7 @@ def _render_facts(step: Mapping[str, Any]) -> list[tuple[str, object]]:
     needs = f"{view.size(step['memory_bytes'])}{there}{' each' if step['workers'] > 1 else ''}"
     return [
         ("picture", f"{picture['name']}{first}, {_px(picture)}; the result has {_px(step['scales'][-1])}"),
-        ("paintings", ", ".join(f"{style['name']} ({style['share']:.0%})" for style in step["styles"])),
+        ("paintings", _paintings(step)),
         ("preset", step["preset"]),
         ("loss network", f"{network['name']}: {network['architecture']}, {network['family']}, {own}"),
         ("workers", f"{step['workers']} on {step['device']}, {step['precision']}; memory needed: {needs}"),
@@ -189,10 +246,10 @@ def _px(size: Mapping[str, Any]) -> str:
     return f"{size['width_px']}x{size['height_px']} px" if known else "of unknown size"
 
 
-def _time(step: Mapping[str, Any]) -> str:
+def _time(step: Mapping[str, Any], what: str = "a picture") -> str:
     if step["seconds"] is None:
         return f"not known: {step['basis']}"
-    each = f"about {view.duration(step['seconds'])} for a picture"
+    each = f"about {view.duration(step['seconds'])} for {what}"
     in_all = f", {view.duration(step['seconds_in_all'])} for all" if step["tasks"] > 1 else ""
     return f"{each}{in_all} ({step['basis']})"
 

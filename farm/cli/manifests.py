@@ -74,7 +74,7 @@ def in_words_of(options: RenderOptions) -> Iterator[None]:
         given = options.given()
         lines = [_in_words(line, given) for line in error.message.splitlines()]
         raise ManifestError(
-            "\n".join(dict.fromkeys(lines)), "`farm render --help` shows the options"
+            "\n".join(dict.fromkeys(lines)), f"`farm {options.COMMAND} --help` shows the options"
         ) from error
 
 
@@ -160,10 +160,13 @@ def _completed(manifest: Manifest) -> Manifest:
 def _default_output(step: Any) -> str | None:
     """Return the folder beside the inputs of a step, or None for a step that has none."""
     from jobs.optimize_step import OptimizeStep
+    from jobs.train_step import TrainStep
 
     inputs, styles = getattr(step, "inputs", None), getattr(step, "styles", None)
     if isinstance(step, OptimizeStep):
         styles = [step.style_name]
+    if isinstance(step, TrainStep):
+        styles = [f"{step.style}-style"]
     if not inputs or not isinstance(styles, list):
         return None
     return paths.default_output(inputs, [style for style in styles if isinstance(style, str)])

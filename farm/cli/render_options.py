@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from farm.cli.declared import option
 from farm.cli.options import JobOptions
@@ -16,6 +16,9 @@ _WEIGHTS = "Optimization: weights, start and colors"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderOptions(JobOptions):
     """What a person can say on the command line of a job that renders, by trained styles or for paintings."""
+
+    COMMAND: ClassVar[str] = "render"
+    """Whose help shows them."""
 
     style_image: Annotated[
         list[str] | None,

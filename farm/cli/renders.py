@@ -1,4 +1,4 @@
-"""How optimized pictures look in a terminal: where each stands, its loss curve, and what came of it."""
+"""How optimizations and trainings look in a terminal: where each stands, its loss curve, what came of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def task_line(task: Mapping[str, Any]) -> str:
     parts = [
         f"{100 * task['fraction']:.0f} %" if task["fraction"] else "",
         task["message"],
-        f"loss {task['loss']:.4g}" if task.get("loss") is not None else "",
+        _loss(task),
         f"on {len(workers)} workers" if len(workers) > 1 else "",
     ]
     name = task["item"] or f"task {task['task']}"
@@ -54,8 +54,45 @@ def running_facts(job: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def made_facts(job: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and values that tell how optimized pictures were made."""
-    return [("made", f"{made['output']}: {how(made)}") for made in job.get("renders", ()) if how(made)]
+    """Return names and values that tell how optimized pictures and trained styles were made."""
+    found = job.get("renders", ())
+    facts = [
+        ("made", f"{made['output']}: {how(made)}") for made in found if not _is_style(made) and how(made)
+    ]
+    styles = list(filter(_is_style, found))
+    for made in styles:
+        told = how_trained(made)
+        facts.append(("trained", f"style {made['style']}, {made['output']}{f': {told}' if told else ''}"))
+    if styles:
+        facts.append(("on the way", view.beside_report(job, "previews")))
+        facts.append(("losses", view.beside_report(job, "traces")))
+    return facts
+
+
+def _is_style(made: Mapping[str, Any]) -> bool:
+    return made.get("kind") == "train"
+
+
+def how_trained(made: Mapping[str, Any]) -> str:
+    """Return how one style was trained, and what came of it."""
+    parts = [
+        f"preset {made['preset']}" if made.get("preset") else "",
+        f"{made['steps']} steps" if made.get("steps") else "",
+        _loss(made),
+        view.duration(made["seconds"]) if made.get("seconds") else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _loss(said: Mapping[str, Any]) -> str:
+    """Return the loss, and that of the pictures that are held out."""
+    parts = [
+        f"loss {said['loss']:.4g}" if said.get("loss") is not None else "",
+        f"{said['validation_loss']:.4g} on pictures held out"
+        if said.get("validation_loss") is not None
+        else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def how(made: Mapping[str, Any]) -> str:
@@ -67,7 +104,7 @@ def how(made: Mapping[str, Any]) -> str:
         str(made.get("network_note") or ""),
         _tiles(made),
         f"{made['evaluations']} evaluations" if made.get("evaluations") else "",
-        f"loss {made['loss']:.4g}" if made.get("loss") is not None else "",
+        _loss(made),
         f"look {made['look']:.3g}" if made.get("look") is not None else "",
         view.duration(made["seconds"]) if made.get("seconds") else "",
     ]

@@ -46,11 +46,43 @@ _OPTIMIZE = {
     "colors": "colors.method",
     "seed": "seed",
 }
-_OF_KIND = {"stylize": _STYLIZE, "optimize": _OPTIMIZE}
+_TRAIN = {
+    "inputs": "data",
+    "recursive": "recursive",
+    "precision": "precision",
+    "device": "device",
+    "threads": "threads",
+    "workers": "workers",
+    "name": "style",
+    "style_image": "style_images",
+    "preset": "preset",
+    "loss_network": "loss_network",
+    "network": "network",
+    "steps": "steps",
+    "batch": "batch",
+    "crop": "crop_px",
+    "style_size": "style_size_px",
+    "content_weight": "content_weight",
+    "style_weight": "style_weight",
+    "tv_weight": "tv_weight",
+    "learning_rate": "optimizer.learning_rate",
+    "seed": "seed",
+    "begin_with": "begin_with",
+    "test_image": "test_images",
+    "validation": "validation.pictures",
+    "checkpoint_steps": "checkpoint.steps",
+    "onnx": "onnx",
+    "replace": "replace",
+}
+"""Keys of a step that trains; `name`, the name of the style, is that of the job as well."""
 
-_FIELDS = {key: field for field, key in (_STYLIZE | _OPTIMIZE | _ANY_KIND).items()}
+_KEYS = {"stylize": _ANY_KIND | _STYLIZE, "optimize": _ANY_KIND | _OPTIMIZE, "train": _TRAIN}
 
-STEP_FIELDS = frozenset({*_ANY_KIND, *_STYLIZE, *_OPTIMIZE, "settings"})
+_FIELDS = {key: field for keys in (_ANY_KIND, _STYLIZE, _OPTIMIZE, _TRAIN) for field, key in keys.items()}
+_PLACES = {"inputs": "INPUT", "data": "DATA"}
+"""Arguments, by the key that is made of each."""
+
+STEP_FIELDS = frozenset({*_ANY_KIND, *_STYLIZE, *_OPTIMIZE, *_TRAIN, "settings"} - {"name"})
 """Fields of `RenderOptions` that are about the step, not about the whole job."""
 
 _INSTEAD = {
@@ -73,7 +105,7 @@ def step_of(given: Given) -> dict[str, Any]:
         UsageError: If options contradict each other, do not fit the kind of step, or cannot be read.
     """
     kind = _kind(given)
-    keys = _ANY_KIND | _OF_KIND[kind]
+    keys = _KEYS[kind]
     values = dict(given)
     if kind == "stylize":
         _refuse_gang(given)
@@ -83,7 +115,7 @@ def step_of(given: Given) -> dict[str, Any]:
     for field, read in _READERS.items():
         if field in given:
             values[field] = read(given[field])
-    step: dict[str, Any] = {"name": "render", "kind": kind}
+    step: dict[str, Any] = {"name": "train" if kind == "train" else "render", "kind": kind}
     for field, key in keys.items():
         if field in values:  # what is not said is left to the manifest's default
             _put(step, key, values[field], flag(field))
@@ -102,13 +134,15 @@ def option_of(place: str, given: Given) -> str | None:
             return f"--set {key}"
     while place:
         if place in _FIELDS:
-            return "INPUT" if place == "inputs" else flag(_FIELDS[place])
+            return _PLACES.get(place) or flag(_FIELDS[place])
         place = place.rpartition(".")[0]
     return None
 
 
 def style_names(given: Given) -> list[str]:
     """Return what results are called after: the styles, or the first painting."""
+    if "kind" in given:
+        return [given["name"]]
     if "style" in given:
         return list(given["style"])
     return [Path(image.rstrip("/")).stem for image in given["style_image"][:1]]
@@ -118,6 +152,12 @@ def style_names(given: Given) -> list[str]:
 
 
 def _kind(given: Given) -> str:
+    if "kind" in given:
+        if "style_image" not in given:
+            raise UsageError("no painting is named", "add --style-image FILE")
+        if "name" not in given:
+            raise UsageError("the style has no name", "add --name NAME, by which `--style` will know it")
+        return str(given["kind"])
     if "style" in given and "style_image" in given:
         raise UsageError(
             "--style renders with trained styles, --style-image optimizes for paintings: a job does one",
@@ -132,7 +172,7 @@ def _kind(given: Given) -> str:
             "add --style NAME (`farm styles list` shows those there are) or --style-image FILE, a painting",
         )
     kind, other = ("stylize", "optimize") if "style" in given else ("optimize", "stylize")
-    foreign = [field for field in given if field in _OF_KIND[other]]
+    foreign = [field for field in given if field in _KEYS[other] and field not in _ANY_KIND]
     if foreign:
         raise UsageError(
             f"{_flags(foreign)} goes with {_OPTIONS_OF_KIND[other]}, not with {_OPTIONS_OF_KIND[kind]}",

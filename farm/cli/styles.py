@@ -137,7 +137,9 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
     facts = asdict(entry)
     metadata = facts.pop("metadata")
     added = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.pop("created_at")))
-    view.facts([*facts.items(), ("added", added), *((f"metadata: {key}", metadata[key]) for key in metadata)])
+    view.facts(
+        [*facts.items(), ("added", added), *((f"metadata: {key}", _plain(metadata[key])) for key in metadata)]
+    )
 
 
 @commands.command("remove", epilog="Example: farm styles remove candy")
@@ -148,4 +150,11 @@ def remove(name: Name) -> None:
 
 
 def _origin(entry: StyleEntry) -> str:
-    return "this farm's own" if entry.bundled else entry.source
+    if entry.bundled:
+        return "this farm's own"
+    job = entry.metadata.get("job") if entry.made_in else None
+    return f"{entry.source}, trained by job {job}" if job else entry.source
+
+
+def _plain(value: object) -> object:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

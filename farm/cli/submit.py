@@ -1,4 +1,4 @@
-"""Handing in jobs: `render`, `submit`, `extend`, and the schema of what can be handed in."""
+"""Handing in jobs: `render`, `submit`, `train`, `extend`, and the schema of what can be handed in."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from farm.cli.declared import option, takes
 from farm.cli.manifests import in_words_of, read_options
 from farm.cli.render_options import RenderOptions
 from farm.cli.status import AsJson, Job
+from farm.cli.train_options import TrainOptions
 from farm.client import Farm
 from jobs.errors import FarmError, NoFarmError, UsageError
 from jobs.states import JobState
@@ -25,6 +26,11 @@ DryRun = Annotated[
     option(
         "--dry-run", about="Only say what would be done, what it needs and how long it takes; needs no farm."
     ),
+]
+
+Wait = Annotated[
+    bool,
+    option("--wait/--no-wait", about="Wait for it, as `farm render` does (default), or return at once."),
 ]
 
 _PLAN_SHOWN_S = 2.0
@@ -61,26 +67,50 @@ def submit(options: RenderOptions, *, dry_run: DryRun = False, as_json: AsJson =
     _leave(farm, job, as_json=as_json)
 
 
+@takes(TrainOptions)
+def train(
+    options: TrainOptions, *, wait: Wait = True, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Train a style from a painting on photographs, and wait for it; starts a farm if none runs.
+
+    The style goes into the library, for `farm render --style NAME`. Ctrl-C leaves the training to the farm;
+    handed in again, it goes on where it was. Exit codes as those of `farm render`.
+    """
+    if dry_run:
+        forecasts.dry_run(options, as_json=as_json)
+        return
+    farm, job = _hand_in(options)
+    if wait:
+        _wait_for(farm, job, as_json=as_json)
+    else:
+        _leave(farm, job, as_json=as_json)
+
+
 def extend(
     job: Job,
     *,
     iterations: Annotated[
-        int,
+        int | None,
         option("--iterations", metavar="N", min=1, about="How many more, at the last scale of each picture."),
-    ],
-    wait: Annotated[
-        bool,
-        option("--wait/--no-wait", about="Wait for it, as `farm render` does (default), or return at once."),
-    ] = True,
+    ] = None,
+    steps: Annotated[
+        int | None,
+        option("--steps", metavar="N", min=1, about="How many more, for each style that it trained."),
+    ] = None,
+    wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with the pictures of a finished optimization, as a new job into the same output.
+    """Go on with a finished optimization or training, as a new job into the same output.
 
     It begins where the job ended, to the byte, and its results replace those of the job; starts a farm if
     none runs.
     """
+    if iterations is None and steps is None:
+        raise UsageError(
+            "how much longer is not said", "add --iterations N for an optimization, --steps N for a training"
+        )
     farm = connect.started()
-    made = farm.extend(job, iterations)
+    made = farm.extend(job, iterations=iterations, steps=steps)
     if wait:
         _wait_for(farm, made, as_json=as_json)
     else:

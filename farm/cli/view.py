@@ -278,7 +278,11 @@ def failures_table(failures: Sequence[Mapping[str, Any]], total: int, job: Mappi
     table(
         headers,
         (
-            (failure["input"], *((failure.get("style"),) if several else ()), failure["reason"])
+            (
+                failure["input"] or failure.get("style"),
+                *((failure.get("style"),) if several else ()),
+                failure["reason"],
+            )
             for failure in failures
         ),
         fixed=0,

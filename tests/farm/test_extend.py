@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from farm.controller import Controller
+from farm.extending import More
 from jobs import optimize_step
 from jobs.errors import Failure, ManifestError, UsageError
 from jobs.library import NetworkEntry
@@ -87,11 +88,11 @@ def test_an_extension_is_a_new_job_into_the_same_output_that_goes_on_from_the_ol
         pool = ScriptedPool(2, keeping)
         async with farm(folder, pool) as controller:
             first = await done(controller, optimization(folder))
-            second = await controller.commands.extend(first, 50)
+            second = await controller.commands.extend(first, More(iterations=50))
             job = await over(controller, second)
             assert (job["state"], job["items"]["done"], job["name"]) == ("completed", 2, "night")
             assert job["output"] == str(folder / "out")
-            third = await controller.commands.extend("night", 20)
+            third = await controller.commands.extend("night", More(iterations=20))
             await over(controller, third)
             said = [message.payload.get("extends") for _, message in pool.sent]
             assert said[:2] == [None, None]
@@ -110,7 +111,7 @@ def test_paintings_and_networks_are_those_of_the_old_job(folder):
             first = await done(controller, optimization(folder))
             (folder / "night.jpg").unlink()
             controller.library.remove_network("vgg19")
-            await over(controller, await controller.commands.extend(first, 5))
+            await over(controller, await controller.commands.extend(first, More(iterations=5)))
             before, after = pool.sent[0][1].payload, pool.sent[-1][1].payload
             assert (after["styles"], after["network"]) == (before["styles"], before["network"])
 
@@ -123,7 +124,7 @@ def test_only_the_optimizations_of_a_job_go_on(folder):
             document = optimization(folder, needs=["count"])
             document["steps"].insert(0, {"name": "count", "kind": "toy"})
             first = await done(controller, document)
-            second = await controller.commands.extend(first, 5)
+            second = await controller.commands.extend(first, More(iterations=5))
             (step,) = controller.view.manifest(second)["steps"]
             assert (step["name"], step["needs"]) == ("render", [])
             assert (await over(controller, second))["state"] == "completed"
@@ -136,7 +137,7 @@ def test_the_same_client_token_extends_once(folder):
         async with farm(folder, ScriptedPool(1, keeping)) as controller:
             first = await done(controller, optimization(folder))
             extend = controller.commands.extend
-            assert await extend(first, 5, "token") == await extend(first, 5, "token")
+            assert await extend(first, More(5), "token") == await extend(first, More(5), "token")
             await over(controller, controller.view.jobs()[0]["id"])
             assert len(controller.view.jobs()) == 2
 
@@ -155,7 +156,7 @@ def test_pictures_that_failed_are_left_out(folder, monkeypatch):
         async with farm(folder, ScriptedPool(1, script)) as controller:
             first = await done(controller, optimization(folder))
             assert controller.view.job(first)["state"] == "completed with errors"
-            job = await over(controller, await controller.commands.extend(first, 5))
+            job = await over(controller, await controller.commands.extend(first, More(iterations=5)))
             assert (job["state"], job["items"]["total"]) == ("completed", 1)
             assert "kept no state" in str(job["ignored"])
 
@@ -167,20 +168,25 @@ def test_jobs_that_cannot_go_on_are_refused_by_name(folder):
         async with farm(folder, ScriptedPool(1, keeping)) as controller:
             extend = controller.commands.extend
             with pytest.raises(UsageError, match="there is no job 'nothing'"):
-                await extend("nothing", 5)
+                await extend("nothing", More(5))
             toys = {**optimization(folder), "steps": [{"name": "count", "kind": "toy"}]}
             with pytest.raises(UsageError, match="has no optimize step"):
-                await extend(await done(controller, toys), 5)
+                await extend(await done(controller, toys), More(5))
+            with pytest.raises(UsageError, match="has no train step") as caught:
+                await extend(await done(controller, optimization(folder)), More(steps=5))
+            assert "--iterations" in caught.value.hint
+            with pytest.raises(UsageError, match="how much longer is not said"):
+                await extend(await done(controller, optimization(folder)), More())
             forgetful = await done(controller, optimization(folder, keep_state=False))
             with pytest.raises(UsageError, match="kept no state: keep_state is false in render"):
-                await extend(forgetful, 5)
+                await extend(forgetful, More(5))
             first = await done(controller, optimization(folder))
             for iterations in (0, -1, 10**7):
                 with pytest.raises(ManifestError, match=r"iterations\[0\]: .* is not a whole number from 1"):
-                    await extend(first, iterations)
+                    await extend(first, More(iterations))
             for state in (folder / "out/.farm/jobs" / first / "final").iterdir():
                 state.unlink()
-            job = await over(controller, await extend(first, 5))
+            job = await over(controller, await extend(first, More(5)))
             assert (job["state"], job["reason"][:26]) == ("failed", f"job {first} kept no state"[:26])
 
     run(scene())
@@ -196,12 +202,12 @@ def test_a_job_that_has_not_ended_or_was_canceled_does_not_go_on(folder):
             job = await submitted(controller, optimization(folder))
             await until(lambda: controller.view.job(job)["state"] == "active")
             with pytest.raises(UsageError, match="not finished: it is active") as caught:
-                await controller.commands.extend(job, 5)
+                await controller.commands.extend(job, More(iterations=5))
             assert "wait" in caught.value.hint
             controller.commands.cancel(job)
             await over(controller, job)
             with pytest.raises(UsageError, match="not finished: it is canceled") as caught:
-                await controller.commands.extend(job, 5)
+                await controller.commands.extend(job, More(iterations=5))
             assert "submit it again" in caught.value.hint
 
     run(scene())
@@ -214,8 +220,8 @@ def test_a_job_that_only_found_finished_pictures_names_the_one_that_made_them(fo
             first = await done(controller, optimization(folder))
             pool.script = skipping
             second = await done(controller, optimization(folder))
-            with pytest.raises(UsageError, match=f"job {second} made no picture itself") as caught:
-                await controller.commands.extend(second, 5)
+            with pytest.raises(UsageError, match=f"job {second} made nothing of that itself") as caught:
+                await controller.commands.extend(second, More(iterations=5))
             assert first in caught.value.hint
 
     run(scene())

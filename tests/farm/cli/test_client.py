@@ -31,7 +31,7 @@ def test_each_command_has_its_route(farm: Farm, played: PlayedFarm, verb: str) -
 
 def test_extend_says_how_many_iterations_and_has_a_token_of_its_own(farm: Farm, played: PlayedFarm) -> None:
     played.on("POST", "/v1/jobs/j7:extend", make_job(id="j8"), status=201)
-    assert [farm.extend("j7", 50)["id"], farm.extend("j7", 50)["id"]] == ["j8", "j8"]
+    assert [farm.extend("j7", iterations=50)["id"], farm.extend("j7", iterations=50)["id"]] == ["j8", "j8"]
     first, second = (request.body for request in played.requests)
     assert (first["iterations"], second["iterations"]) == (50, 50)
     assert first["client_token"] != second["client_token"]

@@ -29,7 +29,14 @@ def test_the_new_job_is_followed_to_its_end(
     assert "job j8 (more)" in result.stderr
     assert state in result.stdout
     (request,) = played.asked("POST", "/v1/jobs/j7:extend")
-    assert request.body["iterations"] == 200
+    assert (request.body["iterations"], request.body["steps"]) == (200, None)
+
+
+def test_trainings_go_on_by_steps(farm_cli: Cli, played: PlayedFarm, extended: dict[str, Any]) -> None:
+    played.has_job(ended_job(id="j8"))
+    assert farm_cli("extend", "j7", "--steps", "500").exit_code == 0
+    (request,) = played.asked("POST", "/v1/jobs/j7:extend")
+    assert (request.body["iterations"], request.body["steps"]) == (None, 500)
 
 
 def test_it_can_be_left_to_the_farm(farm_cli: Cli, played: PlayedFarm, extended: dict[str, Any]) -> None:
@@ -47,7 +54,9 @@ def test_what_cannot_go_on_is_said(farm_cli: Cli, played: PlayedFarm) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--iterations", "0"], ["--iterations", "many"]], ids=str)
-def test_it_needs_a_number_of_iterations(farm_cli: Cli, played: PlayedFarm, options: list[str]) -> None:
+def test_it_needs_a_number_of_iterations_or_steps(
+    farm_cli: Cli, played: PlayedFarm, options: list[str]
+) -> None:
     result = farm_cli("extend", "j7", *options)
     assert result.exit_code == 2
     assert "--iterations" in result.stderr

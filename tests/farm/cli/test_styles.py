@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from farm.cli import styles
+from jobs.library import StyleEntry
 from tests.farm.cli.conftest import Cli
 from workers.nst.style_models import StyleMetadata, save_style_model
 from workers.nst.transformer import TransformerNet
@@ -51,6 +53,17 @@ def test_people_see_where_a_style_came_from(cli: Cli, weights: Path) -> None:
     assert "tiny [v1].pth" in cli("styles", "list").stdout
     assert "tiny [v1].pth" in cli("styles", "show", "tiny").stdout
     assert "no styles yet" not in cli("styles", "list").stdout
+
+
+def test_people_see_which_job_trained_a_style_and_from_what(cli: Cli) -> None:
+    library = styles.library()
+    metadata = {"job": "261129-4-abcd", "output": "/out", "paintings": ["a.jpg", "b.jpg"], "data_count": 200}
+    entry = StyleEntry("wave", library.put(b"wave"), "trained", 16, 4, 0.0, "a.jpg", metadata=metadata)
+    library.add_trained(entry)
+    assert "a.jpg, trained by job 261129-4-abcd" in cli("styles", "list").stdout
+    shown = cli("styles", "show", "wave").stdout
+    for part in ("trained", "261129-4-abcd", "a.jpg, b.jpg", "200", "/out"):
+        assert part in shown
 
 
 def test_what_a_style_model_says_of_itself_is_shown(cli: Cli, machine: Path) -> None:
