@@ -37,6 +37,7 @@ class FarmFile:
         max_workers: How many the farm may grow to while there is work; None for no more than `workers`.
         device: `cpu` or `cuda` for what each worker gets, or `auto` for a GPU where there is one.
         threads: Compute threads of each worker, or None to share the cores among them.
+        share: Part of a GPU that each worker takes.
         idle_exit_s: Seconds without work after which the farm ends itself, or None for never.
         store: Folder or `s3://` prefix for assets.
         ledger: The controller's SQLite file.
@@ -61,6 +62,7 @@ class FarmFile:
     max_workers: int | None
     device: str
     threads: int | None
+    share: float = 1.0
     idle_exit_s: float | None
     store: str
     ledger: str

@@ -42,6 +42,7 @@ class FarmOptions:
         max_workers: How many the farm may grow to while there is work; None for no more than `workers`.
         device: `cpu` or `cuda` for what each worker gets, or `auto` for a GPU where there is one.
         threads: Compute threads of each worker, or None to share the cores among them.
+        share: Part of a GPU that each worker takes, above 0 and up to 1.
         store: Folder or `s3://` prefix for assets, or empty for the user's data folder.
         host: The address that the api listens on.
         port: The port of the api, or 0 for a free one.
@@ -58,6 +59,7 @@ class FarmOptions:
     max_workers: int | None = None
     device: str = "auto"
     threads: int | None = None
+    share: float = 1.0
     store: str = ""
     host: str = "127.0.0.1"
     port: int = 0
@@ -86,6 +88,13 @@ class FarmOptions:
             )
         if self.device not in {"auto", "cpu", "cuda"}:
             raise UsageError(f"the device is {self.device!r}", "it must be auto, cpu or cuda")
+        if not 0.01 <= self.share <= 1:
+            raise UsageError(f"the share is {self.share:g}", "it must be from 0.01 to 1: 0.5 for two workers")
+        if self.share < 1 and self.device == "cpu":
+            raise UsageError(
+                f"the share is {self.share:g} of a GPU, and the device is cpu",
+                "workers on the CPU share its cores as they are: set workers",
+            )
         if not 0 <= self.port < 65536:
             raise UsageError(f"the port is {self.port}", "it must be from 1 to 65535, or 0 for a free one")
 
@@ -254,6 +263,7 @@ def _describe(options: FarmOptions) -> FarmFile:
         max_workers=options.max_workers,
         device=options.device,
         threads=options.threads,
+        share=options.share,
         idle_exit_s=options.idle_exit_s,
         store=options.store or str(data_dir() / "store"),
         ledger=str(data_dir() / "ledger.sqlite"),

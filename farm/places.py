@@ -17,6 +17,7 @@ class Places:
         max_workers: How many the user allows, or None for as many as find a place.
         threads: Compute threads of each, or None to share the cores among them.
         device: `cpu`, `cuda`, or `auto` for a GPU where a node has one.
+        share: Part of a GPU that each takes, above 0 and up to 1.
     """
 
     def __init__(
@@ -27,18 +28,21 @@ class Places:
         max_workers: int | None,
         threads: int | None,
         device: str,
+        share: float = 1.0,
     ) -> None:
         self.nodes = nodes
         self._most = max_workers
         self._own_threads = threads
+        self.share = share
         gpus, cores = self._total("GPU"), self._total("CPU")
         self.on_gpu = device == "cuda" or (device == "auto" and gpus > 0)
-        self.least = workers if workers is not None else max(1, int(gpus)) if self.on_gpu else 1
-        places = max(self.least, max_workers or 1, gpus if self.on_gpu else 1)
+        on_gpus = sum(map(self._on_gpus, nodes)) if self.on_gpu else 0
+        self.least = workers if workers is not None else max(1, on_gpus)
+        places = max(self.least, max_workers or 1, on_gpus)
         # A core at most, whatever its threads: else those that come later, for a gang, would find no place.
         # And a little less than its share, so that rounding never leaves the last one without.
         self.request = {"CPU": round(min(1.0, cores / places) * 0.99, 3)} | (
-            {"GPU": 1} if self.on_gpu else {}
+            {"GPU": share} if self.on_gpu else {}
         )
 
     def threads(self, count: int) -> int:
@@ -49,11 +53,19 @@ class Places:
 
     def capacity(self) -> int:
         """Return how many workers find a place, of those the user allows; never fewer than at first."""
-        places = sum(
-            min(int(node.get(name, 0.0) / asked) for name, asked in self.request.items() if asked)
-            for node in self.nodes
-        )
+        places = sum(map(self._on_node, self.nodes))
         return max(self.least, min(places, self._most or places))
+
+    def _on_node(self, node: Node) -> int:
+        asked = self.request["CPU"]
+        by_cores = int(node.get("CPU", 0.0) / asked) if asked else None
+        if not self.on_gpu:
+            return by_cores or 0
+        return min(self._on_gpus(node), self._on_gpus(node) if by_cores is None else by_cores)
+
+    def _on_gpus(self, node: Node) -> int:
+        """Return how many workers the GPUs of a node have a place for: none has its share of two of them."""
+        return int(node.get("GPU", 0.0)) * int(1 / self.share + 1e-6)
 
     def _total(self, name: str) -> float:
         return sum(node.get(name, 0.0) for node in self.nodes)

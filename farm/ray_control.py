@@ -33,7 +33,9 @@ class ControllerActor:
 
         farm = FarmFile.from_json(farm_file)
         me = ray.get_runtime_context().current_actor
-        options = PoolOptions(farm.workers, farm.max_workers, farm.threads, farm.device, farm.store)
+        options = PoolOptions(
+            farm.workers, farm.max_workers, farm.threads, farm.device, farm.store, share=farm.share
+        )
         pool = RayPool(options, me)
         self._serving = Serving(farm, pool)
         await self._serving.start()

@@ -165,6 +165,7 @@ class PoolOptions:
         max_workers: How many there may be later, or None for no more than at first, unless a task needs more.
         threads: Compute threads of each, or None to share the cores among them.
         device: `cpu`, `cuda`, or `auto` for a GPU where the cluster has one now.
+        share: Part of a GPU that each takes.
     """
 
     workers: int | None
@@ -173,6 +174,7 @@ class PoolOptions:
     device: str
     store: str
     store_options: StoreOptions = field(default_factory=StoreOptions)
+    share: float = 1.0
 
 
 class RayPool:
@@ -201,6 +203,7 @@ class RayPool:
             max_workers=wanted.max_workers,
             threads=wanted.threads,
             device=wanted.device,
+            share=wanted.share,
         )
         self.resize(self._places.least)
         return self._places.least
@@ -269,6 +272,7 @@ class RayPool:
             "id": name,
             "device": "cuda" if self._places.on_gpu else "cpu",
             "threads": self._threads,
+            "share": self._options.share,
             "store": self._options.store,
             "store_options": _as_dict(self._options.store_options),
             "cache_dir": str(cache_dir()),

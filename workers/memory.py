@@ -21,16 +21,17 @@ _LIBC = ctypes.CDLL(None)
 
 
 @cache
-def device_bytes(device: str) -> int:
+def device_bytes(device: str, share: float = 1.0) -> int:
     """Return all memory of a device: a GPU's own, else that of the machine or of the container it is in.
 
     Args:
         device: `cpu` or `cuda`.
+        share: Part of a GPU that is meant.
     """
     if device != "cpu":
         import torch
 
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        return int(share * torch.cuda.get_device_properties(device).total_memory)
     machine_bytes = int(psutil.virtual_memory().total)
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
@@ -48,8 +49,10 @@ def free_bytes(device: str) -> int:
     if device != "cpu":
         import torch
 
-        kept_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + kept_bytes)
+        taken_bytes = torch.cuda.memory_allocated(device)
+        kept_bytes = torch.cuda.memory_reserved(device) - taken_bytes
+        own_bytes = device_bytes(device, torch.cuda.get_per_process_memory_fraction())
+        return int(min(torch.cuda.mem_get_info(device)[0] + kept_bytes, own_bytes - taken_bytes))
     available_bytes = int(psutil.virtual_memory().available)
     try:  # a container's own limit, where there is one
         limit = (_CGROUP / "memory.max").read_text().strip()

@@ -48,6 +48,7 @@ class WorkerOptions:
     Attributes:
         device: `cpu` or `cuda`; a worker sees only the one device that is its own.
         threads: Compute threads.
+        share: Part of its GPU that is its own, where others have the rest.
         models_bytes: How much its cache of loaded models may hold.
         store: URL of the farm's store of assets.
         cache_dir: Where assets from a remote store are kept.
@@ -57,6 +58,7 @@ class WorkerOptions:
     id: str
     device: str = "cpu"
     threads: int = 1
+    share: float = 1.0
     models_bytes: int = 2 << 30
     store: str = ""
     store_options: StoreOptions = field(default_factory=StoreOptions)
@@ -169,7 +171,7 @@ class Worker:
             in_flight=tuple(item for a in attempts for item in a.in_flight()),
             memory_bytes=self.models.held_bytes,
             loads=self.models.loads,
-            device_bytes=device_bytes(self.options.device),
+            device_bytes=device_bytes(self.options.device, self.options.share),
         )
 
     def sees(self, urls: list[str], options: StoreOptions) -> list[str]:
@@ -296,8 +298,14 @@ def _ended(message: TaskMessage, outcome: str, failure: Failure | None = None, r
 
 
 def _prepare_device(options: WorkerOptions) -> None:
-    """Fix the number of compute threads; a second call in one process changes nothing."""
+    """Fix the number of compute threads; a second call in one process changes nothing.
+
+    On a GPU that it shares, no worker takes the memory of another one.
+    """
     import torch
+
+    if options.device != "cpu" and options.share < 1:
+        torch.cuda.set_per_process_memory_fraction(options.share)
 
     torch.set_num_threads(options.threads)
     with contextlib.suppress(RuntimeError):  # it can be set only before the first parallel work

@@ -43,6 +43,15 @@ class UpOptions:
             about="Compute threads of each worker (default: the cores, shared).",
         ),
     ] = None
+    share: Annotated[
+        float,
+        option(
+            "--share",
+            metavar="SHARE",
+            about="Part of a GPU that each worker takes: 0.5 for two on each.",
+            shows=True,
+        ),
+    ] = 1.0
     store: Annotated[
         str, option("--store", metavar="URL", about="Folder or s3:// prefix for styles and other assets.")
     ] = ""

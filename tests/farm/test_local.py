@@ -195,6 +195,9 @@ def test_a_farm_elsewhere_needs_a_token():
         {"idle_exit_s": 0},
         {"port": 65536},
         {"port": -1},
+        {"share": 0},
+        {"share": 1.5},
+        {"share": 0.5, "device": "cpu"},
     ],
 )
 def test_options_out_of_range_are_refused(wrong):

@@ -37,6 +37,14 @@ def places(*nodes: Node, **options: Any) -> Places:
         ([], {}, 1, 1),
         ([TWO], {"device": "cuda"}, 1, 1),
         ([TWO], {"workers": 0}, 0, 2),
+        ([{"CPU": 8.0, "GPU": 1.0}], {"share": 0.5}, 2, 2),
+        ([FOUR_GPUS], {"share": 0.5}, 8, 8),
+        ([FOUR_GPUS], {"share": 0.4}, 8, 8),
+        ([FOUR_GPUS], {"share": 1 / 3}, 12, 12),
+        ([FOUR_GPUS], {"share": 0.6}, 4, 4),
+        ([FOUR_GPUS], {"share": 0.5, "max_workers": 6}, 8, 8),
+        ([FOUR_GPUS], {"share": 0.5, "workers": 3, "max_workers": 6}, 3, 6),
+        ([TWO], {"share": 0.5}, 1, 2),
     ],
 )
 def test_there_are_as_many_places_as_cores_or_gpus_and_never_fewer_than_workers_at_first(
@@ -54,6 +62,8 @@ def test_there_are_as_many_places_as_cores_or_gpus_and_never_fewer_than_workers_
         ([CROWDED], {}),
         ([EIGHT], {"threads": 8}),
         ([EIGHT], {"workers": 8}),
+        ([FOUR_GPUS], {"share": 0.25}),
+        ([CROWDED], {"share": 0.3}),
     ],
 )
 def test_all_that_are_allowed_find_a_place(nodes, options):
@@ -67,6 +77,11 @@ def test_a_worker_asks_for_a_core_at_most_and_computes_with_its_share():
     there = places(EIGHT)
     assert there.request == {"CPU": 0.99}
     assert [there.threads(count) for count in (0, 1, 2, 3, 20)] == [8, 8, 4, 2, 1]
+
+
+def test_a_worker_asks_for_its_share_of_a_gpu_where_there_is_one():
+    assert places(FOUR_GPUS, share=0.5).request == {"CPU": 0.99, "GPU": 0.5}
+    assert places(EIGHT, share=0.5).request == {"CPU": 0.99}
 
 
 def test_threads_that_the_user_chose_stay():

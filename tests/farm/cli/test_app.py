@@ -76,7 +76,7 @@ FROZEN = {
     "cancel": ["job", "--json"],
     "retry": ["job", "--json"],
     "up": [
-        *("--workers", "--max-workers", "--device", "--threads", "--store"),
+        *("--workers", "--max-workers", "--device", "--threads", "--share", "--store"),
         *("--host", "--port", "--idle-exit", "--ray-address"),
     ],
     "down": [],
