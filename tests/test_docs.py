@@ -25,6 +25,7 @@ from jobs.optimize_step import OptimizeStep
 from jobs.schema import Section
 from jobs.steps import Step
 from jobs.stylize_step import StylizeStep
+from jobs.train_step import TrainStep
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -241,6 +242,7 @@ MANIFEST_KEYS = {
     "A step": set(Step.model_fields),
     "`stylize`": set(StylizeStep.model_fields) - set(Step.model_fields),
     "`optimize`": set(OptimizeStep.model_fields) - set(Step.model_fields),
+    "`train`": set(TrainStep.model_fields) - set(Step.model_fields),
 }
 
 
@@ -260,11 +262,12 @@ def _first_cells(text: str) -> Iterator[str]:
         yield from re.findall(r"`([\w.]+)`", cell)
 
 
-def test_the_page_of_manifests_has_the_parts_of_every_key_of_an_optimization() -> None:
+def test_the_page_of_manifests_has_the_parts_of_every_key_that_has_some() -> None:
     """Such as `optimizer.kind`."""
     parts = {
         f"{key}.{part}"
-        for key, field in OptimizeStep.model_fields.items()
+        for step in (OptimizeStep, TrainStep)
+        for key, field in step.model_fields.items()
         if key not in Step.model_fields
         for model in _sections_of(field.annotation)
         for part in model.model_fields
