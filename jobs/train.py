@@ -167,6 +167,10 @@ class TrainSettings(Section):
     stop: TrainingStop = Field(
         default_factory=TrainingStop, description="When to stop before the steps are over."
     )
+    license: str = Field(default="", max_length=200, description="License of the style, to be kept with it.")
+    source: str = Field(
+        default="", max_length=1000, description="Where the painting comes from, to be kept with the style."
+    )
     onnx: bool = Field(default=False, description="Keep the style as ONNX too.")
     replace: bool = Field(default=False, description="Whether it may take the name of another style.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train.")
@@ -252,6 +256,8 @@ _NOT_WEIGHTS = {
     "validation_data",
     "test_images",
     "stop",
+    "license",
+    "source",
     "onnx",
     "replace",
     "device",

@@ -71,6 +71,8 @@ _TRAIN = {
     "test_image": "test_images",
     "validation": "validation.pictures",
     "checkpoint_steps": "checkpoint.steps",
+    "license": "license",
+    "source": "source",
     "onnx": "onnx",
     "replace": "replace",
 }

@@ -101,6 +101,19 @@ class TrainOptions(RenderOptions):
         ),
     ] = None
     onnx: Annotated[bool | None, option("--onnx", about="Keep the style as ONNX too.", panel=_STYLE)] = None
+    license: Annotated[
+        str | None,
+        option("--license", about="License of the style, to be kept with it.", metavar="TEXT", panel=_STYLE),
+    ] = None
+    source: Annotated[
+        str | None,
+        option(
+            "--source",
+            about="Where the painting comes from, to be kept with it.",
+            metavar="TEXT",
+            panel=_STYLE,
+        ),
+    ] = None
     output: Annotated[
         str | None,
         option(

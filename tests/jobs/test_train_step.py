@@ -305,7 +305,7 @@ def test_trainings_count_as_the_same_by_what_decides_their_weights(
         {"style": "other", "style_images": [{"image": str(again), "weight": 9}]},
         {"threads": 4, "device": "cpu", "workers": {"min": 2, "max": 2}, "onnx": True, "replace": True},
         {"crop_px": 256, "checkpoint": {"steps": 5}, "test_images": [str(again)], "stop": {"window": 3}},
-        {"validation": {"pictures": 3, "every": 7}},
+        {"validation": {"pictures": 3, "every": 7}, "license": "CC0", "source": "Hokusai"},
     ]
     other: list[dict[str, Any]] = [
         {"data": [f"{photos}/*.jpg"]},

@@ -27,6 +27,7 @@ GOOD: list[dict[str, Any]] = [
     {"checkpoint": {"steps": 50}, "validation": {"data": ["held"], "pictures": 4, "every": 20}},
     {"validation": {"pictures": 0}, "test_images": ["me.jpg"], "seed": 2**63 - 1},
     {"stop": {"improvement": 0.01, "window": 3}, "onnx": True, "replace": True},
+    {"license": "CC0-1.0", "source": "Hokusai, about 1831"},
     {"begin_with": "candy", "workers": {"min": 2, "max": 4}, "device": "cpu", "threads": 2},
     {"recursive": False, "extends": {"job": "260101-1-abcd", "steps": [200, 100]}},
 ]

@@ -73,6 +73,7 @@ SAID: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"test_image": ["me.jpg", "you.jpg"]}, {"test_images": ["me.jpg", "you.jpg"]}),
     ({"validation": 0}, {"validation": {"pictures": 0}}),
     ({"checkpoint_steps": 50}, {"checkpoint": {"steps": 50}}),
+    ({"license": "CC0", "source": "Hokusai"}, {"license": "CC0", "source": "Hokusai"}),
     ({"onnx": True}, {"onnx": True}),
     ({"replace": True}, {"replace": True}),
     ({"recursive": False}, {"recursive": False}),
