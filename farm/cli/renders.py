@@ -79,6 +79,8 @@ def how_trained(made: Mapping[str, Any]) -> str:
         f"preset {made['preset']}" if made.get("preset") else "",
         f"{made['steps']} steps" if made.get("steps") else "",
         _loss(made),
+        f"{made['left_out']} photographs left out" if made.get("left_out") else "",
+        f"went back {made['rollbacks']} times" if made.get("rollbacks") else "",
         view.duration(made["seconds"]) if made.get("seconds") else "",
     ]
     return ", ".join(filter(None, parts))
