@@ -191,7 +191,10 @@ class View:
             _RENDERS_SHOWN,
         )
         return [
-            {"output": row["output"], "kind": row["kind"], "style": row["style"], **json.loads(row["detail"])}
+            {
+                **{name: row[name] for name in ("output", "kind", "style", "state")},
+                **json.loads(row["detail"]),
+            }
             for row in rows
         ]
 

@@ -63,7 +63,7 @@ def made_facts(job: Mapping[str, Any]) -> list[tuple[str, str]]:
     for made in styles:
         told = how_trained(made)
         facts.append(("trained", f"style {made['style']}, {made['output']}{f': {told}' if told else ''}"))
-    if styles:
+    if any(made.get("state") == "done" for made in styles):
         facts.append(("on the way", view.beside_report(job, "previews")))
         facts.append(("losses", view.beside_report(job, "traces")))
     return facts

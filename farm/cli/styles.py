@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,7 +139,11 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
     metadata = facts.pop("metadata")
     added = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.pop("created_at")))
     view.facts(
-        [*facts.items(), ("added", added), *((f"metadata: {key}", _plain(metadata[key])) for key in metadata)]
+        [
+            *facts.items(),
+            ("added", added),
+            *(fact for key in metadata for fact in _flat(f"metadata: {key}", metadata[key])),
+        ]
     )
 
 
@@ -153,8 +158,18 @@ def _origin(entry: StyleEntry) -> str:
     if entry.bundled:
         return "this farm's own"
     job = entry.metadata.get("job") if entry.made_in else None
-    return f"{entry.source}, trained by job {job}" if job else entry.source
+    return f"{entry.source}, job {job}" if job else entry.source
 
 
-def _plain(value: object) -> object:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yield what is known of a style, each part of a mapping by itself."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _flat(f"{name}.{key}", part)
+    elif isinstance(value, list):
+        yield (
+            name,
+            ", ".join(str(each.get("name", each)) if isinstance(each, dict) else str(each) for each in value),
+        )
+    else:
+        yield name, value

@@ -57,13 +57,15 @@ def test_people_see_where_a_style_came_from(cli: Cli, weights: Path) -> None:
 
 def test_people_see_which_job_trained_a_style_and_from_what(cli: Cli) -> None:
     library = styles.library()
-    metadata = {"job": "261129-4-abcd", "output": "/out", "paintings": ["a.jpg", "b.jpg"], "data_count": 200}
+    training = {"paintings": [{"name": "a.jpg"}, {"name": "b.jpg"}], "data": {"photographs": 200}}
+    metadata = {"job": "261129-4-abcd", "output": "/out", "training": training}
     entry = StyleEntry("wave", library.put(b"wave"), "trained", 16, 4, 0.0, "a.jpg", metadata=metadata)
     library.add_trained(entry)
-    assert "a.jpg, trained by job 261129-4-abcd" in cli("styles", "list").stdout
+    assert "a.jpg, job 261129-4-abcd" in cli("styles", "list").stdout
     shown = cli("styles", "show", "wave").stdout
-    for part in ("trained", "261129-4-abcd", "a.jpg, b.jpg", "200", "/out"):
+    for part in ("trained", "261129-4-abcd", "a.jpg, b.jpg", "/out"):
         assert part in shown
+    assert "training.data.photographs  200" in shown
 
 
 def test_what_a_style_model_says_of_itself_is_shown(cli: Cli, machine: Path) -> None:

@@ -197,8 +197,8 @@ def test_the_end_says_what_was_trained_and_where_everything_is(
     farm_cli: Cli, played: PlayedFarm, data: Path, state: str, code: int
 ) -> None:
     made = {
-        "output": "/renders/july/wave.safetensors", "kind": "train", "style": "wave", "preset": "default",
-        "steps": 200, "loss": 1.25, "validation_loss": 1.5, "seconds": 90.0,
+        "output": "/renders/july/wave.safetensors", "kind": "train", "style": "wave", "state": "done",
+        "preset": "default", "steps": 200, "loss": 1.25, "validation_loss": 1.5, "seconds": 90.0,
     }  # fmt: skip
     running = {
         "task": 7, "state": "leased", "workers": ["w1"], "fraction": 0.25, "item": "wave.safetensors",
