@@ -127,6 +127,10 @@ def _show_lines(console: Console, reader: Reader, job: Job) -> Job:
             if shown.get(task["task"]) != at:
                 console.print(f"{job['id']}: {renders.task_line(task)}")
                 shown[task["task"]] = at
+            preview = task["preview"] and renders.preview_line(job, task)
+            if preview and preview not in shown:
+                console.print(f"{job['id']}: {preview}")
+                shown[preview] = True
     return job
 
 

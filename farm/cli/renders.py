@@ -25,6 +25,11 @@ def task_line(task: Mapping[str, Any]) -> str:
     return view.clean(f"{name}: {', '.join(filter(None, parts))}")
 
 
+def preview_line(job: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+    """Return where the newest pictures of a long task are."""
+    return view.clean(f"to look at: {view.beside_report(job, task['preview'])}")
+
+
 def curve_lines(points: Sequence[Mapping[str, Any]], width: int, height: int = _CURVE_LINES) -> list[str]:
     """Return a drawing of a loss curve; a change of scale, where the loss jumps, is a point like others."""
     return chart.curve(
@@ -36,6 +41,8 @@ def lines(job: Mapping[str, Any], curves: Iterable[Mapping[str, Any]], width: in
     """Return all that is to be seen of a job's long tasks in a terminal of this size."""
     tasks = job["running"]
     shown = [task_line(task) for task in tasks[: max(1, height - 4)]]
+    if height >= _LEAST_LINES:
+        shown += [preview_line(job, task) for task in tasks if task["preview"]][-1:]
     by_task = {curve["task"]: curve["points"] for curve in curves}
     newest = next((task for task in tasks if by_task.get(task["task"])), None)
     if newest is None or height < _LEAST_LINES:

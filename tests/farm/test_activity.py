@@ -142,6 +142,6 @@ def test_how_a_picture_was_made_is_part_of_its_job(ledger: Ledger) -> None:
     detail = {"preset": "gatys", "network": "vgg19", "tile_px": 64, "workers": 2, "look": 0.5}
     ledger.update("items", {"state": "done", "output": "/out/1.png", "detail": detail}, task=number)
     [made] = view(ledger).job(JOB)["renders"]
-    assert made == {"output": "/out/1.png", **detail}
+    assert made == {"output": "/out/1.png", "kind": "optimize", "style": "", "state": "done", **detail}
     [item] = view(ledger).items(JOB)["items"]
     assert (item["preset"], item["workers"], item["width_px"]) == ("gatys", 2, None)

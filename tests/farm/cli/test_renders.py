@@ -30,8 +30,9 @@ def test_the_curve_is_left_out_where_there_is_no_room() -> None:
     tall, low = (renders.lines(job, curves, 60, height) for height in (30, 10))
     assert tall[0] == low[0] == renders.task_line(running())
     assert len(low) == 1
-    assert len(tall) == 9
-    assert tall[1].split()[0] == "9"
+    assert tall[1] == "to look at: /renders/july/.farm/jobs/j7/previews/town.png.jpg"
+    assert len(tall) == 10
+    assert tall[2].split()[0] == "9"
     assert tall[-1].split()[0] == "1"
 
 

@@ -206,11 +206,12 @@ def test_the_end_says_what_was_trained_and_where_everything_is(
         "preview": "previews/wave.jpg",
     }  # fmt: skip
     played.on("POST", "/v1/jobs", make_job(), status=201)
-    played.has_job(make_job(running=[running]), ended_job(state, renders=[made]))
+    played.has_job(*[make_job(running=[running])] * 2, ended_job(state, renders=[made]))
     result = farm_cli("train", str(data), "--style-image", "wave.jpg", "--name", "wave")
     assert result.exit_code == code
     seen = "wave.safetensors: 25 %, step 50 of 200, loss 2.5, 3 on pictures held out"
     assert seen in result.stderr
+    assert result.stderr.count("to look at: /renders/july/.farm/jobs/j7/previews/wave.jpg") == 1
     told = "preset default, 200 steps, loss 1.25, 1.5 on pictures held out, 1 min 30 s"
     assert f"style wave, /renders/july/wave.safetensors: {told}" in result.stdout
     for part in (
