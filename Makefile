@@ -78,6 +78,10 @@ bench: $(STAMP)  ## compare the farm with a plain PyTorch loop
 bench-optimize: $(STAMP)  ## compare renders by optimization with Gatys' loop: sizes, tiles, members, farm
 	$(PYTHON) benchmarks/optimize.py
 
+.PHONY: bench-train
+bench-train: $(STAMP)  ## compare training with the loop of pytorch/examples
+	$(PYTHON) benchmarks/train.py
+
 .PHONY: constraints
 constraints: $(STAMP)  ## write the versions that .venv has now to constraints.txt
 	{ sed '/^[^#]/,$$d' constraints.txt; $(PYTHON) -m pip freeze --exclude-editable | sort --ignore-case; } \
