@@ -91,7 +91,7 @@ constraints: $(STAMP)  ## write the versions that .venv has now to constraints.t
 .PHONY: wheel
 wheel: $(STAMP)  ## build dist/, which cluster.yaml copies to every node
 	rm -rf dist
-	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 	cp constraints.txt dist/
 
 .PHONY: clean
