@@ -70,6 +70,10 @@ format: $(STAMP)  ## put the code in the one format
 demo: $(STAMP)  ## render a folder of free photographs and say where the results are
 	$(PYTHON) examples/demo.py
 
+.PHONY: bundle
+bundle: $(STAMP)  ## put style models into the package: make bundle STYLES='wave.safetensors ink.safetensors'
+	$(PYTHON) examples/bundle_styles.py $(STYLES)
+
 .PHONY: bench
 bench: $(STAMP)  ## compare the farm with a plain PyTorch loop
 	$(PYTHON) benchmarks/folder.py
