@@ -70,6 +70,10 @@ format: $(STAMP)  ## put the code in the one format
 demo: $(STAMP)  ## render a folder of free photographs and say where the results are
 	$(PYTHON) examples/demo.py
 
+.PHONY: bundle
+bundle: $(STAMP)  ## put style models into the package: make bundle STYLES='wave.safetensors ink.safetensors'
+	$(PYTHON) examples/bundle_styles.py $(STYLES)
+
 .PHONY: bench
 bench: $(STAMP)  ## compare the farm with a plain PyTorch loop
 	$(PYTHON) benchmarks/folder.py
@@ -77,6 +81,10 @@ bench: $(STAMP)  ## compare the farm with a plain PyTorch loop
 .PHONY: bench-optimize
 bench-optimize: $(STAMP)  ## compare renders by optimization with Gatys' loop: sizes, tiles, members, farm
 	$(PYTHON) benchmarks/optimize.py
+
+.PHONY: bench-train
+bench-train: $(STAMP)  ## compare training with the loop of pytorch/examples
+	$(PYTHON) benchmarks/train.py
 
 .PHONY: constraints
 constraints: $(STAMP)  ## write the versions that .venv has now to constraints.txt
@@ -87,7 +95,7 @@ constraints: $(STAMP)  ## write the versions that .venv has now to constraints.t
 .PHONY: wheel
 wheel: $(STAMP)  ## build dist/, which cluster.yaml copies to every node
 	rm -rf dist
-	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 	cp constraints.txt dist/
 
 .PHONY: clean

@@ -2,13 +2,14 @@
 
     python examples/demo.py [FOLDER]
 
-The photographs are some that scikit-image ships and that are free to use; nothing is downloaded. The style,
-`ink`, is a small network that `demo_style.py`, beside this file, trained to imitate a filter of our own. The
-farm of the demo lives in FOLDER (demo-output) as well, so that yours is left alone, and is ended at the end.
+The photographs are some that scikit-image ships and that are free to use, the styles are those that come with
+the farm; nothing is downloaded. The farm of the demo lives in FOLDER (demo-output) as well, so that yours is
+left alone, and is ended at the end.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,7 +21,6 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-STYLE_FILE = ROOT / "examples" / "ink.safetensors"
 
 # Each is CC0 or in the public domain, as the function of skimage.data that loads it says.
 PHOTOGRAPHS = {
@@ -34,6 +34,8 @@ PHOTOGRAPHS = {
 
 SHEET_PX = 1280
 ROW_PICTURES = 4
+"""How many pictures there are in a row, or one photograph with its results, where these are more."""
+
 GAP_PX = 6
 
 
@@ -46,14 +48,18 @@ def main() -> int:
     print(f"{len(PHOTOGRAPHS)} photographs are in {photos}", flush=True)
     environment = own_environment(folder / "farm")
     try:
-        farm(environment, "styles", "add", STYLE_FILE, "--name", "ink", "--format", "stylefarm")
-        code = farm(environment, "render", photos, "--style", "ink", "--output", styled, "--name", "demo")
+        farm(environment, "styles", "list")
+        styles = bundled_styles(environment)
+        asked = [word for style in styles for word in ("--style", style)]
+        code = farm(environment, "render", photos, *asked, "--output", styled, "--name", "demo")
         if code == 0:
             code = farm(environment, "sheet", "demo", "--output", folder / "contact-sheet.jpg")
     finally:
         farm(environment, "down")
     if code == 0:
-        before_and_after(photos, styled).save(folder / "before-and-after.jpg", quality=88)
+        # The results of one style lie in the output itself, those of several in a folder for each.
+        results = [styled / style for style in styles] if len(styles) > 1 else [styled]
+        before_and_after(photos, results).save(folder / "before-and-after.jpg", quality=88)
         say_where(folder)
         print(f"It took {time.monotonic() - began_s:.0f} s. Run it again: what is finished is skipped.")
     return code
@@ -88,10 +94,23 @@ def farm(environment: dict[str, str], *arguments: object) -> int:
     return subprocess.run([sys.executable, "-m", "farm", *words], env=environment, check=False).returncode
 
 
-def before_and_after(photos: Path, styled: Path) -> Image.Image:
-    """Return each photograph beside its result, two pairs in each row, RGB."""
-    pictures = [_opened(folder / name) for name in PHOTOGRAPHS for folder in (photos, styled)]
-    rows = [_row(pictures[start : start + ROW_PICTURES]) for start in range(0, len(pictures), ROW_PICTURES)]
+def bundled_styles(environment: dict[str, str]) -> list[str]:
+    """Return the names of the styles that come with the farm."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "farm", "styles", "list", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return [style["name"] for style in json.loads(listed.stdout)["styles"] if style["bundled"]]
+
+
+def before_and_after(photos: Path, results: list[Path]) -> Image.Image:
+    """Return each photograph beside its results, of one folder each, as many in a row as fit, RGB."""
+    folders = [photos, *results]
+    length = max(1, ROW_PICTURES // len(folders)) * len(folders)
+    pictures = [_opened(folder / name) for name in PHOTOGRAPHS for folder in folders]
+    rows = [_row(pictures[start : start + length]) for start in range(0, len(pictures), length)]
     sheet = Image.new("RGB", (SHEET_PX, sum(row.height for row in rows) + GAP_PX * (len(rows) - 1)), "white")
     top = 0
     for row in rows:

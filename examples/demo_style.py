@@ -1,6 +1,7 @@
-"""Train the small style of the demo: a network that imitates a filter which prints photographs in ink.
+"""Train the small style `ink`: a network that imitates a filter which prints photographs in ink.
 
-    python examples/demo_style.py examples/ink.safetensors
+    python examples/demo_style.py ink.safetensors
+    python examples/bundle_styles.py ink.safetensors
 
 No painting and no network of others is used. The filter below is computed: paint is laid in patches
 (generalized Kuwahara filter, Papari et al. 2007), tones are drawn into soft steps (Winnemoeller et al. 2006)
@@ -249,7 +250,7 @@ METADATA = StyleMetadata(
 
 def main() -> None:
     """Train and write the style model."""
-    parser = argparse.ArgumentParser(description="Train the style of the demo.")
+    parser = argparse.ArgumentParser(description="Train the style `ink`.")
     parser.add_argument("output", type=Path, help="the style model to write")
     parser.add_argument("--state", type=Path, default=Path("demo-output/training.pt"), help="to go on from")
     parser.add_argument("--steps", type=int, default=STEPS, help="how many batches to train on")

@@ -29,6 +29,7 @@ from farm.registration import Registrar
 from farm.running import JobRun, WorkerRun
 from farm.upkeep import Upkeep
 from farm.views import View
+from jobs.bundled import bundled_store
 from jobs.library import Library
 from jobs.states import JobState
 from jobs.storage import open_store
@@ -82,7 +83,9 @@ class Controller:
         self.started_at = time.time()
         self.ledger = Ledger(Path(options.ledger), broken)
         self.view = View(self.ledger.connection)
-        self.library = Library(open_store(options.store, options.store_options), Path(options.cache_dir))
+        self.library = Library(
+            open_store(options.store, options.store_options), Path(options.cache_dir), bundled_store()
+        )
         self.pool = pool
         self.changed = asyncio.Event()
         self._wake = asyncio.Event()

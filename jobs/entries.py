@@ -43,6 +43,9 @@ class Entry:
     TAKEN: ClassVar[str] = "take another name"
     """What to do where the name belongs to another one that could go."""
 
+    COMMANDS: ClassVar[str] = "farm entries"
+    """The commands for those of this kind."""
+
     name: str
     sha256: str
     bundled: bool = field(default=False, kw_only=True)
@@ -99,6 +102,9 @@ E = TypeVar("E", bound=Entry)
 class Names(Generic[E]):
     """All entries of one kind.
 
+    A name that came with the farm is taken. Another one can have it only from before, when the farm came
+    without; then neither is taken for the other.
+
     Args:
         kind: The class of the entries.
         store: Where they are kept.
@@ -133,18 +139,26 @@ class Names(Generic[E]):
             self._store.write(key, entry.to_json())
             return True
         word = self._kind.WORD
-        hint = Entry.TAKEN if standing.bundled else self._kind.TAKEN
-        raise UsageError(f"there is another {word} named {entry.name!r}", hint)
+        if standing.bundled:
+            raise UsageError(f"another {word} named {entry.name!r} came with the farm", Entry.TAKEN)
+        raise UsageError(f"there is another {word} named {entry.name!r}", self._kind.TAKEN)
 
     def get(self, name: str) -> E:
         """Return the entry with this name, in any case.
 
         Raises:
-            UsageError: If there is none, with what to do.
+            UsageError: If there is none, with what to do; or if there are two, one that was added and one
+                that came with the farm.
         """
         wanted, word = name.lower(), self._kind.WORD
         if _NAME.fullmatch(wanted):
-            entry = self._read(self._store, self._key(wanted)) or self._bundled_entry(wanted)
+            added, bundled = self._read(self._store, self._key(wanted)), self._bundled_entry(wanted)
+            if added is not None and bundled is not None and not bundled.is_same(added):
+                raise UsageError(
+                    f"there are two {word}s named {wanted!r}: one was added, another came with the farm",
+                    f"add the file of yours under another name, then `{self._kind.COMMANDS} remove {wanted}`",
+                )
+            entry = bundled or added
             if entry is not None:
                 return entry
             if self._store.stat(self._key(wanted)) is not None:
@@ -152,7 +166,8 @@ class Names(Generic[E]):
                     f"the entry of {word} {wanted!r} in {self._store.url} is damaged", f"add the {word} again"
                 )
         raise UsageError(
-            f"there is no {word} {name!r}", self._kind.advice(wanted, [entry.name for entry in self.all()])
+            f"there is no {word} {name!r}",
+            self._kind.advice(wanted, list(dict.fromkeys(e.name for e in self.all()))),
         )
 
     def find(self, name: str) -> E | None:
@@ -162,18 +177,20 @@ class Names(Generic[E]):
         return self._bundled_entry(name) or self._read(self._store, self._key(name))
 
     def all(self) -> list[E]:
-        """Return all entries by name; one that is damaged is logged and left out."""
-        entries: dict[str, E] = {}
-        for store in self._stores():
-            for listed in store.list(self._kind.FOLDER, recursive=False):
-                if listed.key.endswith(".json"):
-                    entry = self._read(store, listed.key)
-                    if entry is not None:
-                        entries.setdefault(entry.name, entry)
-        return [entries[name] for name in sorted(entries)]
+        """Return all entries by name; one that is damaged is logged and left out.
+
+        What was added and came with the farm as well is returned once; two different ones of a name both are.
+        """
+        bundled = {entry.name: entry for entry in self._listed(self._bundled)} if self._bundled else {}
+        added = [
+            entry
+            for entry in self._listed(self._store)
+            if entry.name not in bundled or not bundled[entry.name].is_same(entry)
+        ]
+        return sorted([*added, *bundled.values()], key=lambda entry: (entry.name, entry.bundled))
 
     def remove(self, name: str) -> None:
-        """Take a name away; the asset stays for jobs that were planned with it.
+        """Take a name away from what was added; the asset stays for jobs that were planned with it.
 
         Raises:
             UsageError: If there is no such entry, or it came with the farm.
@@ -185,7 +202,7 @@ class Names(Generic[E]):
         if self.get(name).bundled:
             word = self._kind.WORD
             raise UsageError(
-                f"{word} {name!r} came with the farm and stays", f"{word}s that you added can go"
+                f"the {word} {name!r} came with the farm and stays", f"{word}s that you added can go"
             )
 
     def _bundled_entry(self, name: str) -> E | None:
@@ -205,10 +222,11 @@ class Names(Generic[E]):
             return None
         return replace(entry, bundled=store is self._bundled)
 
-    def _stores(self) -> Iterator[Store]:
-        yield self._store
-        if self._bundled is not None:
-            yield self._bundled
+    def _listed(self, store: Store) -> Iterator[E]:
+        for listed in store.list(self._kind.FOLDER, recursive=False):
+            entry = self._read(store, listed.key) if listed.key.endswith(".json") else None
+            if entry is not None:
+                yield entry
 
     def _key(self, name: str) -> str:
         return f"{self._kind.FOLDER}/{name}.json"

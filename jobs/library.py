@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -33,7 +33,7 @@ class StyleEntry(Entry):
         format: What it was imported from (`pytorch-examples`), or `trained`.
         width: Base width of its network, in channels.
         size_bytes: Size of the style model.
-        created_at: When it was added, in seconds since the epoch.
+        created_at: When it was added, in seconds since the epoch; 0 where it came with the farm.
         source: Where it came from: a file name or an address.
         license: What its author allows, or an empty string if that is not known.
         metadata: Anything else that is worth knowing; JSON.
@@ -43,6 +43,7 @@ class StyleEntry(Entry):
     FOLDER: ClassVar[str] = "styles"
     EXAMPLE: ClassVar[str] = "candy"
     TAKEN: ClassVar[str] = "remove that style first, or take another name"
+    COMMANDS: ClassVar[str] = "farm styles"
 
     format: str
     width: int
@@ -89,6 +90,7 @@ class NetworkEntry(Entry):
     FOLDER: ClassVar[str] = "networks"
     EXAMPLE: ClassVar[str] = "vgg19"
     TAKEN: ClassVar[str] = "say --replace, or take another name"
+    COMMANDS: ClassVar[str] = "farm weights"
 
     architecture: str
     family: str
@@ -119,16 +121,15 @@ class Library:
     Args:
         store: Where they are kept.
         cache_dir: Folder for local copies of what lies in a remote store.
-        bundled: A store of the same layout that came with the farm and is only read.
-        aside: Takes new assets in place of `store`, which then is only read.
+        bundled: A store of the same layout that came with the farm and is only read: `jobs.bundled`.
+        aside: A store that takes the assets that are put, so that `store` is only read.
     """
 
     def __init__(
         self, store: Store, cache_dir: Path, bundled: Store | None = None, aside: Store | None = None
     ) -> None:
-        self._store = store
-        self._bundled = bundled
-        self._kept_in = aside or store
+        self._takes = store if aside is None else aside
+        self._stores = [each for each in (aside, store, bundled) if each is not None]
         self._cache = LocalStore(cache_dir)
         self._verified: dict[Path, str] = {}
         self._styles = Names(StyleEntry, store, bundled)
@@ -148,15 +149,15 @@ class Library:
         else:
             sha256, size_bytes = hashlib.sha256(data).hexdigest(), len(data)
         key = _asset_key(sha256)
-        standing = self._kept_in.stat(key)
+        standing = self._takes.stat(key)
         if standing is None or standing.size_bytes != size_bytes or not self._is_intact(key, sha256):
-            self._kept_in.write(key, data)
+            self._takes.write(key, data)
         return sha256
 
     def has(self, sha256: str) -> bool:
         """Return whether there is an asset with this hash."""
         key = _asset_key(sha256)
-        return any(store.stat(key) is not None for store in self._stores())
+        return any(store.stat(key) is not None for store in self._stores)
 
     def path(self, sha256: str) -> Path:
         """Return a local file with the content of this hash: the asset itself, or a verified copy.
@@ -166,7 +167,7 @@ class Library:
             StorageError: If it is damaged.
         """
         key = _asset_key(sha256)
-        for store in self._stores():
+        for store in self._stores:
             if isinstance(store, LocalStore) and store.stat(key) is not None:
                 return self._check(store, key, sha256)
         if self._cache.stat(key) is not None and self._is_whole(self._cache.path(key), sha256):
@@ -175,7 +176,7 @@ class Library:
         return self._check(self._cache, key, sha256)
 
     def _fetch(self, key: str, sha256: str) -> bytes:
-        for store in self._stores():
+        for store in self._stores:
             try:
                 data = store.read(key)
             except FileNotFoundError:
@@ -183,7 +184,10 @@ class Library:
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise _damaged(f"{store.url}/{key}")
             return data
-        raise UsageError(f"the farm has no asset {sha256}", "add the file again that it was made from")
+        raise UsageError(
+            f"neither the farm's store nor stylefarm {version('stylefarm')} of this machine has {sha256}",
+            "what comes with the farm needs one version of stylefarm on all machines; add other files again",
+        )
 
     def _check(self, store: LocalStore, key: str, sha256: str) -> Path:
         path = store.path(key)
@@ -204,8 +208,7 @@ class Library:
 
     def _is_intact(self, key: str, sha256: str) -> bool:
         """Return whether an asset of the right size is right; remote stores check their objects."""
-        store = self._kept_in
-        return not isinstance(store, LocalStore) or self._is_whole(store.path(key), sha256)
+        return not isinstance(self._takes, LocalStore) or self._is_whole(self._takes.path(key), sha256)
 
     # Styles.
 
@@ -260,7 +263,8 @@ class Library:
         """Return the style with this name, in any case.
 
         Raises:
-            UsageError: If there is none, with the names that there are.
+            UsageError: If there is none, with the names that there are; or if there are two, one that was
+                added and one that came with the farm.
         """
         return self._styles.get(name)
 
@@ -309,13 +313,6 @@ class Library:
             UsageError: If there is no such network, or it came with the farm.
         """
         self._networks.remove(name)
-
-    def _stores(self) -> Iterator[Store]:
-        if self._kept_in is not self._store:
-            yield self._kept_in
-        yield self._store
-        if self._bundled is not None:
-            yield self._bundled
 
 
 def _asset_key(sha256: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from workers.nst.style_models import read_style_model
+from examples.demo import PHOTOGRAPHS, before_and_after
+from jobs.bundled import bundled_store
+from jobs.library import Library
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -37,11 +40,13 @@ def test_the_demo_renders_its_photographs_and_skips_them_the_second_time(tmp_pat
     """Every place that it names is there; the farm that it starts is its own, and is ended."""
     folder = tmp_path / "demo output"
     printed = run_demo(folder)
-    assert "6 done" in printed
+    styles = [style.name for style in Library(bundled_store(), tmp_path / "unused").styles()]
+    assert f"{6 * len(styles)} done" in printed
     photos = sorted((folder / "photos").iterdir())
     assert len(photos) == 6
-    for photo in photos:
-        with Image.open(photo) as before, Image.open(folder / "styled" / photo.name) as after:
+    results = [folder / "styled" / style for style in styles] if len(styles) > 1 else [folder / "styled"]
+    for photo, result in itertools.product(photos, results):
+        with Image.open(photo) as before, Image.open(result / photo.name) as after:
             assert after.size == before.size
             assert ImageChops.difference(after.convert("RGB"), before.convert("RGB")).getbbox()
     for place in ("styled", "contact-sheet.jpg", "before-and-after.jpg", "styled/.farm/report.json"):
@@ -50,14 +55,18 @@ def test_the_demo_renders_its_photographs_and_skips_them_the_second_time(tmp_pat
     assert json.loads((folder / "styled/.farm/report.json").read_text())["state"] == "completed"
     assert not (folder / "farm/state/stylefarm/farm.json").exists()
 
-    assert "6 skipped" in run_demo(folder)
+    assert f"{6 * len(styles)} skipped" in run_demo(folder)
 
 
-def test_the_style_of_the_demo_says_what_it_is() -> None:
-    """Small, of our own making, under our license."""
-    file = EXAMPLES / "ink.safetensors"
-    _, metadata = read_style_model(file)
-    assert file.stat().st_size < 250_000
-    assert (metadata.name, metadata.license) == ("ink", "Apache-2.0")
-    assert "examples/demo_style.py" in metadata.source
-    assert (EXAMPLES / "demo_style.py").exists()
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_before_and_after_shows_every_photograph_with_all_its_results(tmp_path: Path, count: int) -> None:
+    """However many styles there are: one photograph is never parted from its results."""
+    folders = [tmp_path / str(number) for number in range(count + 1)]
+    for folder in folders:
+        folder.mkdir()
+        for name in PHOTOGRAPHS:
+            Image.new("RGB", (40, 30), "navy").save(folder / name)
+    sheet = before_and_after(folders[0], folders[1:])
+    width_px = (sheet.width + 6) / (4 if count == 1 else count + 1)
+    rows = 3 if count == 1 else 6
+    assert abs(sheet.height - rows * (width_px * 30 / 40)) < 8 * rows

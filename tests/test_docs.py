@@ -28,7 +28,8 @@ from jobs.stylize_step import StylizeStep
 from jobs.train_step import TrainStep
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+FOLDERS = ("docs", "examples", "jobs")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))])
 CLI_PAGE = ROOT / "docs" / "cli.md"
 MANIFEST_PAGE = ROOT / "docs" / "howto" / "manifests.md"
 

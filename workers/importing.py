@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from jobs.errors import UsageError
+from jobs.library import Library, StyleEntry
 from workers.images import Pixels, encode
 from workers.nst.inference import prepare_for_inference, render_batch
 from workers.nst.style_models import StyleMetadata, encode_style_model, is_style_model, read_style_model
@@ -89,6 +90,36 @@ def import_style(
         width=net.width,
         metadata=asdict(metadata),
         thumbnail=thumbnail,
+    )
+
+
+def keep_style(
+    made: ImportedStyle,
+    library: Library,
+    *,
+    created_at: float,
+    license: str = "",  # noqa: A002
+    source: str = "",
+) -> StyleEntry:
+    """Put the files of a style into a library, and return its entry, which has no name there yet.
+
+    Args:
+        made: The style.
+        library: Takes the style model and the thumbnail.
+        created_at: For the entry, in seconds since the epoch.
+        license: Name of its license, where the file does not say it or says another.
+        source: Where it comes from, likewise.
+    """
+    return StyleEntry(
+        name=made.name,
+        sha256=library.put(made.data),
+        format=made.format,
+        width=made.width,
+        size_bytes=len(made.data),
+        created_at=created_at,
+        source=source or str(made.metadata["source"]),
+        license=license or str(made.metadata["license"]),
+        metadata={**made.metadata, "thumbnail_sha256": library.put(made.thumbnail)},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.errors import BadInputError, DeviceMemoryError, FarmError
+from jobs.errors import BadInputError, DeviceMemoryError, FarmError, UsageError
 from jobs.stylize import KIND, StylizePayload
 from jobs.tasks import Item, TaskMessage
 from workers.images import Picture, Pixels, decode, encode, verify
@@ -65,10 +65,13 @@ register(Kind(KIND, run, prepare, settings))
 
 def _model(payload: StylizePayload, context: Context, device: str) -> InferenceNet:
     def load() -> tuple[InferenceNet, int]:
+        name = payload.style.name
         try:
             net = load_style_model(context.asset(payload.style.sha256), device, payload.precision)
         except ValueError as error:
-            raise FarmError(f"the style {payload.style.name} cannot be loaded: {error}") from error
+            raise FarmError(f"the style {name} cannot be loaded: {error}") from error
+        except UsageError as error:
+            raise UsageError(f"the style {name} is missing: {error.message}", error.hint) from error
         return net, net.weight_bytes
 
     net: InferenceNet = context.models.get((payload.style.sha256, f"{payload.precision} {device}"), load)

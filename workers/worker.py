@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from jobs.bundled import bundled_store
 from jobs.errors import Failure, FarmError, LeaseLostError
 from jobs.library import Library
 from jobs.storage import Store, open_store
@@ -95,7 +96,9 @@ class Worker:
             device=options.device,
             threads=options.threads,
             models=self.models,
-            library=Library(open_store(options.store, options.store_options), Path(options.cache_dir)),
+            library=Library(
+                open_store(options.store, options.store_options), Path(options.cache_dir), bundled_store()
+            ),
             readers=Readers(options.readers),
             writers=ThreadPoolExecutor(options.readers, "writer"),
             store=self.store,

@@ -26,14 +26,15 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a style.", sh
 
 
 def library(aside: Path | None = None) -> Library:
-    """Return the library of the farm that runs here, or of the next one that will.
+    """Return the library of the farm that runs here, or of the next one that will, with what came with it.
 
     Args:
-        aside: A folder that takes what is put into it, so that the farm's own is only read.
+        aside: A folder that takes the assets that are put, so that the farm's own is only read.
 
     Raises:
         UsageError: If another machine's farm is named: its styles and loss networks are kept there.
     """
+    from jobs.bundled import bundled_store
     from jobs.library import Library
     from jobs.storage import open_store
 
@@ -44,8 +45,8 @@ def library(aside: Path | None = None) -> Library:
         )
     farm = local.here()
     store = open_store(farm.store if farm is not None else str(folders.data_dir() / "store"))
-    put_aside = None if aside is None else open_store(str(aside))
-    return Library(store, folders.cache_dir(), aside=put_aside)
+    takes = None if aside is None else open_store(str(aside))
+    return Library(store, folders.cache_dir(), bundled_store(), takes)
 
 
 @commands.command("add", epilog="Example: farm styles add candy.pth --name candy --format pytorch-examples")
@@ -85,22 +86,12 @@ def add(
 
     Adding the same file under the same name again succeeds and says so.
     """
-    from jobs.library import StyleEntry
-    from workers.importing import import_style
+    from workers.importing import import_style, keep_style
 
     found = library()
     made = import_style(file, format=format_, name=name, license=license_, source=source)
-    entry = StyleEntry(
-        name=name,
-        sha256=found.put(made.data),
-        format=made.format,
-        width=made.width,
-        size_bytes=len(made.data),
-        created_at=time.time(),
-        source=source or made.metadata["source"] or file.name,
-        license=license_ or made.metadata["license"],
-        metadata={**made.metadata, "thumbnail_sha256": found.put(made.thumbnail)},
-    )
+    origin = source or made.metadata["source"] or file.name
+    entry = keep_style(made, found, created_at=time.time(), license=license_, source=origin)
     added = found.add_style(entry)
     if as_json:
         view.show_json({**asdict(found.style(name)), "added": added})
@@ -112,12 +103,10 @@ def add(
 
 @commands.command("list", epilog="Example: farm styles list --json")
 def list_styles(*, as_json: AsJson = False) -> None:
-    """Show the styles that there are."""
+    """Show the styles that there are: those that came with the farm, and those that were added."""
     entries = library().styles()
     if as_json:
         view.show_json({"styles": [asdict(entry) for entry in entries]})
-    elif not entries:
-        view.show("no styles yet; add one with: farm styles add FILE --name NAME --format FORMAT")
     else:
         view.table(
             ("STYLE", "FORMAT", "WIDTH", "SIZE", "LICENSE", "FROM", "SHA256"),
@@ -137,26 +126,24 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
         return
     facts = asdict(entry)
     metadata = facts.pop("metadata")
-    added = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.pop("created_at")))
-    view.facts(
-        [
-            *facts.items(),
-            ("added", added),
-            *(fact for key in metadata for fact in _flat(f"metadata: {key}", metadata[key])),
-        ]
-    )
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.pop("created_at")))
+    added = "it came with the farm" if entry.bundled else at
+    more = [fact for key in metadata for fact in _flat(f"metadata: {key}", metadata[key])]
+    view.facts([*facts.items(), ("added", added), *more])
 
 
 @commands.command("remove", epilog="Example: farm styles remove candy")
 def remove(name: Name) -> None:
-    """Forget a style; jobs that were planned with it go on."""
-    library().remove_style(name)
-    view.show(f"style {name} is gone")
+    """Forget a style that was added; jobs that were planned with it go on."""
+    found = library()
+    found.remove_style(name)
+    left = any(entry.name == name.lower() for entry in found.styles())
+    view.show(f"style {name} is gone" + (": the one that came with the farm has the name" if left else ""))
 
 
 def _origin(entry: StyleEntry) -> str:
     if entry.bundled:
-        return "this farm's own"
+        return "it came with the farm"
     job = entry.metadata.get("job") if entry.made_in else None
     return f"{entry.source}, job {job}" if job else entry.source
 

@@ -266,7 +266,7 @@ def test_two_inputs_of_one_output_name_are_refused_and_both_are_named(
         (["{photos}", "-o", "{photos}/out"], "lies inside the input"),
         (["{photos}", "-o", "{photos}"], "lies inside the input"),
         (["{photos}", "-o", "{photos}/../link/out"], "lies inside the input"),
-        (["{photos}", "-o", "{out}", "-s", "wave"], "there is no style 'wave'"),
+        (["{photos}", "-o", "{out}", "-s", "no-such"], "there is no style 'no-such'"),
         (["{photos}/missing", "-o", "{out}"], "there is no file or folder {photos}/missing"),
         (["{photos}/*.png", "-o", "{out}"], "no file matches {photos}/*.png"),
         (["{empty}", "-o", "{out}"], "there is nothing in {empty}"),

@@ -333,12 +333,62 @@ class TestBundled:
             both.add_style(entry(width=16))
         assert caught.value.hint == "take another name"
 
+    def test_the_same_style_from_before_is_the_one_that_came(self, store: Store, both: Library) -> None:
+        """It was added before a version came with it; taking the name away from it leaves the other."""
+        own = Library(store, Path("unused"))
+        own.add_style(entry(created_at=1.0))
+        assert both.styles() == [both.style("candy")] == [entry(bundled=True)]
+        both.remove_style("candy")
+        assert own.styles() == []
+        assert both.style("candy") == entry(bundled=True)
+
+    def test_another_style_from_before_does_not_take_its_place_unseen(
+        self, store: Store, both: Library
+    ) -> None:
+        """Both are listed; whoever names one is told that there are two, and how to tell them apart."""
+        other = entry(sha256="2" * 64)
+        Library(store, Path("unused")).add_style(other)
+        assert both.styles() == [other, entry(bundled=True)]
+        with pytest.raises(UsageError, match="two styles named 'candy'") as caught:
+            both.style("Candy")
+        assert "`farm styles remove candy`" in caught.value.hint
+        with pytest.raises(UsageError) as caught:
+            both.style("candi")
+        assert caught.value.hint == "did you mean candy?"
+        with pytest.raises(UsageError, match="came with the farm"):
+            both.add_style(entry(sha256="3" * 64))
+        both.remove_style("candy")
+        assert both.style("candy") == entry(bundled=True)
+
+    def test_a_damaged_entry_from_before_does_not_hide_it(self, store: Store, both: Library) -> None:
+        store.write("styles/candy.json", b"{")
+        assert both.style("candy") == entry(bundled=True)
+
+    def test_what_neither_has_is_perhaps_of_another_version(self, both: Library) -> None:
+        """A worker whose package is another one than the controller's can say no more than that."""
+        with pytest.raises(UsageError, match=r"neither the farm's store nor stylefarm \S+") as caught:
+            both.path("4" * 64)
+        assert "4" * 64 in caught.value.message
+        assert "one version of stylefarm on all machines" in caught.value.hint
+
     def test_styles_of_ones_own_stand_beside_them(self, both: Library) -> None:
         both.add_style(entry("abstract"))
         assert [(style.name, style.bundled) for style in both.styles()] == [
             ("abstract", False),
             ("candy", True),
         ]
+
+
+def test_what_is_put_aside_leaves_the_store_as_it_is(store: Store, tmp_path: Path) -> None:
+    """And is found, as is all that the store has."""
+    Library(store, tmp_path / "cache").add_style(entry())
+    aside = LocalStore(tmp_path / "aside")
+    library = Library(store, tmp_path / "cache", aside=aside)
+    assert library.put(MODEL) == SHA256
+    assert library.path(SHA256).read_bytes() == MODEL
+    assert aside.stat(ASSET) is not None
+    assert store.stat(ASSET) is None
+    assert library.style("candy") == entry()
 
 
 def test_a_style_model_of_the_real_world_travels(test_data: Path, tmp_path: Path) -> None:

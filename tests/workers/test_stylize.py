@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 import workers.memory
 import workers.stylize
+from jobs.bundled import bundled_store
 from jobs.errors import BadInputError, DeviceMemoryError, FarmError, OutputCheckError
 from jobs.library import Library
 from jobs.states import ItemState
@@ -32,6 +34,7 @@ from workers.stylize import prepare, run, settings
 from workers.worker import Worker, WorkerOptions
 
 PATIENCE_S = 60.0
+VERSION = version("stylefarm")
 
 
 @pytest.fixture(scope="module")
@@ -324,10 +327,46 @@ def test_a_worker_renders_a_folder_of_everything(tmp_path: Path, style: Path) ->
     }
 
 
+def test_a_worker_finds_a_style_that_came_with_the_farm_in_its_own_package(tmp_path: Path) -> None:
+    """Nothing is in the farm's store, and nothing is put there."""
+    ink = Library(bundled_store(), tmp_path / "unused").style("ink")
+    item = _photo(tmp_path)
+    done, _ = _run_on_a_worker(tmp_path, [item], {"name": ink.name, "sha256": ink.sha256})
+    assert [event.state for event in done] == [ItemState.DONE]
+    with Image.open(tmp_path / "out" / item.output_key) as image:
+        assert image.size == (40, 30)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_worker_of_another_version_says_what_it_lacks(tmp_path: Path) -> None:
+    """Its package came without the style: the attempt fails and names style, asset and remedy."""
+    done, ended = _run_on_a_worker(tmp_path, [_photo(tmp_path)], {"name": "later", "sha256": "5" * 64})
+    assert done == []
+    assert ended.outcome == "failed"
+    assert ended.reason.startswith(
+        f"the style later is missing: neither the farm's store nor stylefarm {VERSION}"
+    )
+    assert "5" * 64 in ended.reason
+    assert "one version of stylefarm on all machines" in ended.reason
+
+
+def _photo(folder: Path) -> Item:
+    file = folder / "photo.png"
+    file.write_bytes(picture_file(30, 40))
+    return Item(0, str(file), file.stat().st_size, "1", file.name)
+
+
 def _work(folder: Path, style: Path, items: list[Item], job: str = "j") -> list[ItemFinished]:
     """Run the items as one task on a worker of its own and return their outcomes."""
-    library = Library(open_store(str(folder / "store")), folder / "cache")
-    sha256 = library.put(style)
+    sha256 = Library(open_store(str(folder / "store")), folder / "cache").put(style)
+    done, _ = _run_on_a_worker(folder, items, {"name": "made-up", "sha256": sha256}, job)
+    return done
+
+
+def _run_on_a_worker(
+    folder: Path, items: list[Item], style: dict[str, str], job: str = "j"
+) -> tuple[list[ItemFinished], TaskEnded]:
+    """Run the items as one task on a worker of its own; return their outcomes, and how the task ended."""
     events: list[Event] = []
     over = threading.Event()
 
@@ -339,9 +378,10 @@ def _work(folder: Path, style: Path, items: list[Item], job: str = "j") -> list[
     worker = Worker(WorkerOptions("w", store=str(folder / "store"), cache_dir=str(folder / "cache")), hear)
     thread = threading.Thread(target=worker.run_forever)
     thread.start()
-    payload = {"style": {"name": "made-up", "sha256": sha256}, "max_megapixels": 0.1}
+    payload = {"style": style, "max_megapixels": 0.1}
     worker.submit(replace(message(*items, output=str(folder / "out"), **payload), job=job))
     assert over.wait(PATIENCE_S)
     worker.close()
     thread.join(PATIENCE_S)
-    return [event for event in events if isinstance(event, ItemFinished)]
+    [ended] = [event for event in events if isinstance(event, TaskEnded)]
+    return [event for event in events if isinstance(event, ItemFinished)], ended

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from farm.cli import styles
+from jobs.bundled import bundled_store
 from jobs.library import StyleEntry
 from tests.farm.cli.conftest import Cli
 from workers.nst.style_models import StyleMetadata, save_style_model
@@ -24,6 +26,12 @@ def weights(machine: Path) -> Path:
     return path
 
 
+def listed(cli: Cli) -> list[dict[str, Any]]:
+    """Return the styles that were added; those that came with the farm are always there."""
+    styles = json.loads(cli("styles", "list", "--json").stdout)["styles"]
+    return [style for style in styles if not style["bundled"]]
+
+
 def add(cli: Cli, weights: Path, name: str = "tiny", *more: str) -> str:
     result = cli("styles", "add", str(weights), "--name", name, "--format", "pytorch-examples", *more)
     assert result.exit_code == 0, result.stderr
@@ -31,15 +39,15 @@ def add(cli: Cli, weights: Path, name: str = "tiny", *more: str) -> str:
 
 
 def test_a_style_is_added_listed_shown_and_removed(cli: Cli, weights: Path) -> None:
-    assert json.loads(cli("styles", "list", "--json").stdout) == {"styles": []}
+    assert listed(cli) == []
     added = json.loads(add(cli, weights, "tiny", "--license", "MIT", "--source", "https://x.org", "--json"))
     assert added.pop("added") is True
     assert added["license"] == "MIT"
-    assert json.loads(cli("styles", "list", "--json").stdout) == {"styles": [added]}
+    assert listed(cli) == [added]
     assert json.loads(cli("styles", "show", "tiny", "--json").stdout) == added
     assert {"name", "sha256", "format", "bundled"} <= set(added)
     assert cli("styles", "remove", "tiny").exit_code == 0
-    assert json.loads(cli("styles", "list", "--json").stdout) == {"styles": []}
+    assert listed(cli) == []
 
 
 def test_adding_the_same_again_succeeds_and_says_so(cli: Cli, weights: Path) -> None:
@@ -52,7 +60,6 @@ def test_people_see_where_a_style_came_from(cli: Cli, weights: Path) -> None:
     add(cli, weights)
     assert "tiny [v1].pth" in cli("styles", "list").stdout
     assert "tiny [v1].pth" in cli("styles", "show", "tiny").stdout
-    assert "no styles yet" not in cli("styles", "list").stdout
 
 
 def test_people_see_which_job_trained_a_style_and_from_what(cli: Cli) -> None:
@@ -108,7 +115,7 @@ def test_what_cannot_be_a_style_is_one_line_with_a_hint(
     error, hint = result.stderr.splitlines()
     assert error.startswith("error: ")
     assert hint.startswith("hint: ")
-    assert cli("styles", "list", "--json").stdout.split() == ["{", '"styles":', "[]", "}"]
+    assert listed(cli) == []
 
 
 @pytest.mark.parametrize("command", ["show", "remove"])
@@ -122,6 +129,64 @@ def test_styles_of_a_farm_elsewhere_are_not_mistaken_for_those_here(farm_cli: Cl
     result = farm_cli("styles", "list")
     assert result.exit_code == 2
     assert "FARM_ADDRESS" in result.stderr
+
+
+def test_the_styles_that_come_with_the_farm_are_there_without_being_added(cli: Cli) -> None:
+    [ink] = [s for s in json.loads(cli("styles", "list", "--json").stdout)["styles"] if s["name"] == "ink"]
+    assert ink["bundled"] is True
+    assert (ink["format"], ink["license"]) == ("stylefarm", "Apache-2.0")
+    assert json.loads(cli("styles", "show", "ink", "--json").stdout) == ink
+    shown = cli("styles", "show", "ink").stdout
+    assert "came with the farm" in shown
+    assert "examples/demo_style.py" in shown
+    assert "1970" not in shown
+
+
+def test_a_render_finds_them(cli: Cli, photos: Path) -> None:
+    """What would be done is said without a farm; the library of this machine is left as it is."""
+    result = cli("render", str(photos), "--style", "INK", "--dry-run", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["steps"]
+    assert not (photos.parents[1] / "xdg/data/stylefarm/store").exists()
+
+
+def test_a_style_that_came_with_the_farm_stays(cli: Cli) -> None:
+    result = cli("styles", "remove", "Ink")
+    assert result.exit_code == 2
+    assert "came with the farm and stays" in result.stderr
+    assert cli("styles", "show", "ink").exit_code == 0
+
+
+def test_its_name_is_taken(cli: Cli, weights: Path) -> None:
+    result = cli("styles", "add", str(weights), "--name", "ink", "--format", "pytorch-examples")
+    assert result.exit_code == 2
+    assert "another style named 'ink' came with the farm" in result.stderr
+    assert "take another name" in result.stderr
+    assert listed(cli) == []
+
+
+def test_adding_its_own_file_says_that_it_is_there(cli: Cli, machine: Path) -> None:
+    ink = json.loads(cli("styles", "show", "ink", "--json").stdout)
+    file = bundled_store().path(f"assets/{ink['sha256'][:2]}/{ink['sha256']}")
+    again = ("styles", "add", str(file), "--name", "ink", "--format", "stylefarm", "--json")
+    assert json.loads(cli(*again).stdout) == {**ink, "added": False}
+    assert listed(cli) == []
+
+
+def test_a_style_of_the_same_name_from_before_is_told_apart(cli: Cli, weights: Path, machine: Path) -> None:
+    """It was added when the farm did not come with the other one yet."""
+    add(cli, weights, "mine")
+    styles = machine.parent / "xdg/data/stylefarm/store/styles"
+    styles.joinpath("ink.json").write_text(
+        json.dumps({**json.loads((styles / "mine.json").read_text()), "name": "ink"})
+    )
+    assert [style["name"] for style in listed(cli)] == ["ink", "mine"]
+    result = cli("styles", "show", "ink")
+    assert result.exit_code == 2
+    assert "two styles named 'ink'" in result.stderr
+    assert "farm styles remove ink" in result.stderr
+    assert "the one that came with the farm has the name" in cli("styles", "remove", "ink").stdout
+    assert json.loads(cli("styles", "show", "ink", "--json").stdout)["bundled"] is True
 
 
 def test_render_with_a_wrong_style_names_those_there_are(cli: Cli, weights: Path) -> None:
