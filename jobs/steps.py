@@ -207,6 +207,7 @@ class Checking:
             `Planning.assets`.
         notes: What the user should know, though it is no mistake.
         making: Steps by the name of the style that each makes.
+        listed: Content hash and length of lists that were kept for a step of this job, by what was listed.
     """
 
     output: str
@@ -218,6 +219,7 @@ class Checking:
     styles: dict[str, Style] = field(default_factory=dict)
     assets: dict[str, str] = field(default_factory=dict)
     making: dict[str, str] = field(default_factory=dict)
+    listed: dict[tuple[str, ...], tuple[str, int]] = field(default_factory=dict)
 
     def refuse(self, at: Location, error: UsageError) -> None:
         """Note a mistake."""

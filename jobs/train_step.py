@@ -204,11 +204,17 @@ def _keep_listing(
 ) -> int | None:
     """Keep the list of the pictures in `places`; return how many they are.
 
+    Several steps of a job that train on the same list it once.
+
     Returns:
         None if there are none, which was refused, or the list was kept for an earlier job.
     """
     if name in checking.assets:
         return None
+    what = (str(step.recursive), *places)
+    if what in checking.listed:
+        checking.assets[name], count = checking.listed[what]
+        return count
     inputs, ignored = Inputs(checking.store_options, checking.opener), Ignored()
     pictures: dict[str, Picture] = {}
     wrong = False
@@ -233,6 +239,7 @@ def _keep_listing(
         checking.refuse(at, UsageError(f"there is no picture in {', '.join(places[:3])}", hint))
         return None
     checking.assets[name] = checking.library.put(encode_listing(pictures.values()))
+    checking.listed[what] = checking.assets[name], len(pictures)
     return len(pictures)
 
 

@@ -14,8 +14,10 @@ from jobs.library import Library, NetworkEntry, StyleEntry
 from jobs.manifest import Manifest, load_manifest
 from jobs.optimize import state_name
 from jobs.plan import Checked, PlannedTask, begin_planning, plan_step, validate_plan
+from jobs.storage import Store, open_store
 from jobs.storage.local import LocalStore
 from jobs.storage.memory import MemoryStore
+from jobs.tasks import StoreOptions
 from jobs.train import TrainPayload
 from jobs.training_data import decode_listing
 from tests.jobs.trainings import GOOD, STEP, document, step_of
@@ -213,6 +215,23 @@ def test_the_list_of_data_is_made_once_in_natural_order_each_file_once(manifest,
     assert all(picture.stamp for picture in listed)
     (note,) = checked.notes
     assert note.startswith(f"train-wave: 1 file is left out, such as {photos}/notes.txt (not a type of pic")
+
+
+def test_steps_that_train_on_the_same_list_it_once(manifest, known, photos):
+    said = manifest().document()
+    again = {**said["steps"][0], "name": "again", "style": "again"}
+    flat = {**said["steps"][0], "name": "flat", "style": "flat", "recursive": False}
+    opened: list[str] = []
+
+    def opener(url: str, options: StoreOptions | None) -> Store:
+        opened.append(url)
+        return open_store(url, options)
+
+    both = load_manifest({**said, "steps": [said["steps"][0], again, flat]})
+    checked = validate_plan(both, known, opener=opener)
+    assert opened.count(str(photos)) == 2
+    lists = [checked.assets[f"file data of {name}"] for name in ("train-wave", "again", "flat")]
+    assert lists[0] == lists[1] != lists[2]
 
 
 def test_what_an_earlier_job_kept_is_not_looked_for_again(manifest, known, photos, painting):
