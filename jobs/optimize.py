@@ -263,7 +263,7 @@ class RenderSettings(Section):
 
 
 def state_name(output_key: str) -> str:
-    """Return the name under which a job keeps the last state of a picture (`Context.keep_file`)."""
+    """Return the name under which a job keeps the last state of a picture (`Context.keep_state`)."""
     return f"final/{output_key}.state"
 
 

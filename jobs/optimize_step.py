@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from jobs.checkpoints import kept_states
 from jobs.errors import UsageError
 from jobs.estimates import written_bytes
 from jobs.optimize import (
@@ -197,7 +198,7 @@ def _payload(step: OptimizeStep, planning: Planning) -> OptimizePayload:
 
 
 def _is_kept(extension: Extension, key: str, output: Store) -> bool:
-    return output.stat(f"{FARM_PREFIX}/jobs/{extension.job}/{state_name(key)}") is not None
+    return kept_states(output, extension.job, state_name(key)).is_there()
 
 
 def _result_megapixels(step: OptimizeStep) -> float:

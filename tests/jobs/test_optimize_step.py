@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.checkpoints import kept_states
 from jobs.errors import ManifestError, UsageError
 from jobs.estimates import Rate, Rates
 from jobs.inputs import Ignored
@@ -249,7 +250,7 @@ def test_a_measured_rate_of_the_network_replaces_the_guess(manifest, networks):
 def test_an_extension_takes_the_pictures_whose_state_is_kept(manifest, networks, tmp_path, photos):
     output = LocalStore(str(tmp_path / "out"))
     for name in ("img2.jpg", "sub/pic.png"):
-        output.write(f".farm/jobs/j1/{state_name(name)}", b"state")
+        kept_states(output, "j1", state_name(name), 1).save(b"state")
     said = {"extends": {"job": "j1", "iterations": [50, 20]}, "size_px": 1000}
     tasks, ignored = planned(manifest(**said), networks, rates=RATES)
     assert [task.items[0].output_key for task in tasks] == ["img2.jpg", "sub/pic.png"]
