@@ -13,7 +13,7 @@ from jobs import tiles
 from workers.nst.group import Alone, Group
 from workers.nst.multiscale import Scale
 from workers.nst.optimization import Iteration, Optimization, Pictures
-from workers.nst.stages import OpenStage
+from workers.nst.stages import OpenStage, unheard
 from workers.nst.tiled_stage import Cut, TiledStage
 from workers.nst.tiled_state import State, collected_state, deal_state, give_state
 from workers.nst.whole import WholeStage
@@ -108,13 +108,15 @@ class Render:
         return self._optimization.picture()
 
     def _open_stage(self, order: Order) -> OpenStage:
+        """Return what makes stages; member 0 says with each tile and layer that it is at work."""
+        heard = self._notes.alive if self._notes else unheard
         if not order.tile_px:
-            return WholeStage
+            return partial(WholeStage, heard=heard)
         studio = self._studio
         memory = tiles.tile_memory(studio.payload.precision, studio.recipe.pooling)
         device: tiles.Device = "cpu" if studio.device == "cpu" else "cuda"
         resident_px = graphs_px(memory, order.needed_bytes, device, studio.members.memory_bytes)
-        return partial(TiledStage, group=self._group, cut=_cut(order), resident_px=resident_px)
+        return partial(TiledStage, group=self._group, cut=_cut(order), resident_px=resident_px, heard=heard)
 
     def _iterated(self, iteration: Iteration) -> None:
         """Do what is due after an iteration; the clock of member 0 says what that is."""

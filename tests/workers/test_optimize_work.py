@@ -45,6 +45,22 @@ def test_an_extension_counts_what_it_adds(tmp_path: Path) -> None:
     assert work(desk, job="j2", extends={"job": "j1", "iterations": [3]}, **size) == 3 * 48 * 36
 
 
+@pytest.mark.parametrize(("tile_px", "size", "held"), [(None, 1, 1), (16, 1, 9), (16, 2, 3)])
+def test_signs_of_life_are_given_within_every_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile_px: int | None, size: int, held: int
+) -> None:
+    """One evaluation may take longer than a task may be silent: each tile is heard, and each layer back."""
+    monkeypatch.setattr("workers.optimize_notes._ALIVE_EVERY_S", 0.0)
+    monkeypatch.setattr("workers.optimize_notes._SAID_EVERY_S", 0.0)
+    desk = Desk(tmp_path)
+    desk.run(desk.message(tile_px=tile_px, size_px=48, smallest_px=48, iterations=4), size)
+    places = [data["message"] for kind, data in desk.events if kind == "progress"]
+    at = [f"scale 1 of 1, 48 px, iteration {iteration} of 4" for iteration in (1, 2, 3)]
+    layers = 3
+    assert min(map(places.count, at)) >= held * (1 + layers)
+    assert places.count("getting ready") >= held * (1 + layers), "in the first evaluation as well"
+
+
 def test_a_store_that_fails_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Previews, traces, checkpoints and the last state are missing, which is said once of each."""
     desk = Desk(tmp_path)
