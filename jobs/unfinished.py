@@ -113,6 +113,10 @@ class Resumable:
             self._note.note(self._render_key())
 
     def finished(self) -> None:
-        """Let nobody look for a state any more: the output is made."""
+        """Let nobody look for a state any more, and remove all: the only output is made.
+
+        States are large. Those of a task with several outputs stay until the job ends.
+        """
         if self._note:
             self._note.forget()
+            self._own.clear()
