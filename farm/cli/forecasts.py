@@ -63,11 +63,24 @@ def forecast(manifest: Manifest, library: Library) -> Document:
         _step(("steps", number), step, planning, machine, library, notes.append)
         for number, step in enumerate(manifest.steps)
     ]
+    if note := _on_space(steps, planning):
+        notes.append(note)
     ignored = planning.ignored
     if ignored.count:
         more = ", ..." if ignored.count > _IGNORED_SHOWN else ""
         notes.append(f"{ignored.count} files ignored: {', '.join(ignored.names[:_IGNORED_SHOWN])}{more}")
     return {"name": manifest.name, "output": manifest.output, "steps": steps, "notes": notes}
+
+
+def _on_space(steps: Sequence[Document], planning: Planning) -> str:
+    """Return what is said of the space for results and checkpoints when a job is planned, or nothing."""
+    from jobs.plan import PlanSummary
+
+    summary = PlanSummary(
+        output_bytes=sum(step.get("output_bytes", 0) for step in steps),
+        working_bytes=max(step.get("working_bytes", 0) for step in steps),
+    )
+    return summary.note_on_space(planning.opener(planning.output, planning.store_options).free_bytes())
 
 
 # --- the workers there are or would be -------------------------------------------------------------

@@ -192,9 +192,10 @@ def test_when_the_job_is_done_nothing_is_left(store: Store) -> None:
 def test_data_of_an_attempt_that_died_before_its_number_is_removed(store: Store) -> None:
     attempt(store, 1).save(b"state")
     store.write(f"{FOLDER}/1-9-00000000.data", b"orphan of an earlier attempt")
+    store.write(f"{FOLDER}/1-9-00000001.1.part", b"orphan of an earlier attempt")
     store.write(f"{FOLDER}/3-9-00000000.data", b"of a later attempt, about to get a number")
     attempt(store, 2).save(b"next")
-    assert b"orphan of an earlier attempt" not in blobs(store).values()
+    assert b"orphan of an earlier attempt" not in [store.read(entry.key) for entry in store.list(FOLDER)]
     assert b"of a later attempt, about to get a number" in blobs(store).values()
 
 
