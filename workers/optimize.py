@@ -111,7 +111,7 @@ def _render(studio: Studio, subject: Subject, kept: Kept | None, layout: Layout,
         trace=kept.trace if kept else (),
     )
     try:
-        state = (kept.state, kept.parts()) if kept else None
+        state = (kept.state, notes.audible(kept.parts())) if kept else None
         render = Render(studio, order, context.group, notes, state)
         if not render.run(context.should_stop):
             return False

@@ -182,7 +182,7 @@ class Notes:
         """
         begin = self._clock()
         try:
-            self._context.save_checkpoint(self._packed(state), self._audible(parts))
+            self._context.save_checkpoint(self._packed(state), self.audible(parts))
         except StorageError as error:
             if not going_on:
                 raise
@@ -198,12 +198,12 @@ class Notes:
         """Keep the state that the picture ends with, from which an extension goes on."""
         name = files.state_name(self._key)
         try:
-            self._context.keep_state(name, self._packed(state), self._audible(parts))
+            self._context.keep_state(name, self._packed(state), self.audible(parts))
         except StorageError as error:
             self._warn(name, error)
 
-    def _audible(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """Say between the parts of a state that the render is at work."""
+    def audible(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass the parts of a state on, and say between them that the render is at work."""
         for part in parts:
             self.alive()
             yield part
