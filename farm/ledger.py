@@ -202,11 +202,20 @@ class Ledger:
         """Remove an event that a newer one has taken the place of."""
         self._write("DELETE FROM events WHERE id=?", (number,))
 
-    def note(self, job: str, text: str) -> None:
-        """Keep something that a user should know of a job, once."""
+    def note(self, job: str, text: str, *, about: str = "") -> None:
+        """Keep something that a user should know of a job, once.
+
+        Args:
+            job: Its id.
+            text: Nothing takes back what was noted before.
+            about: How `text` begins, where it replaces what was noted before with this beginning.
+        """
         notes = json.loads(self.read("SELECT notes FROM jobs WHERE id=?", job)[0]["notes"])
-        if text not in notes:
-            self.update("jobs", {"notes": [*notes, text]}, id=job)
+        kept = [note for note in notes if not (about and note.startswith(about))]
+        if text and text not in kept:
+            kept.append(text)
+        if kept != notes:
+            self.update("jobs", {"notes": kept}, id=job)
 
     def rate(self, model: str, *, megapixels: float, device_s: float) -> None:
         """Add what an attempt measured to the rate of a model; what was known before counts half."""

@@ -23,6 +23,9 @@ from jobs.storage.base import FARM_PREFIX
 log = logging.getLogger(__name__)
 
 
+_KEPT = "what was begun and not finished is kept"
+
+
 @dataclass(frozen=True, slots=True)
 class Todo:
     """What the controller should begin.
@@ -189,7 +192,10 @@ class Lifecycle:
         try:
             if job.total:
                 age_s, resumable = self._swept_age_s(job), self._resumable(job)
-                await asyncio.to_thread(self._leave_in_order, job, state, finished_at, age_s, resumable)
+                kept_bytes = await asyncio.to_thread(_leave_in_order, job, age_s, resumable)
+                self._ledger.note(job.id, _on_kept_states(job, kept_bytes), about=_KEPT)
+                self._ledger.commit()
+                await asyncio.to_thread(self._write_report, job, state, finished_at)
         except Exception as error:  # whatever keeps the report from being written must not keep the job
             log.warning("no report of %s", job.id, exc_info=error)
             reason = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
@@ -201,21 +207,8 @@ class Lifecycle:
         self._ledger.event(job.id, "finished", f"the job is {job.state}{reason}")
         del self._dispatcher.jobs[job.id]
 
-    def _leave_in_order(
-        self,
-        job: JobRun,
-        state: JobState,
-        finished_at: float,
-        swept_age_s: float | None,
-        resumable: set[str],
-    ) -> None:
-        """Do what a job leaves to do in its output; in a thread, since stores may be slow."""
+    def _write_report(self, job: JobRun, state: JobState, finished_at: float) -> None:
         store = open_store(job.output, job.store_options)
-        if swept_age_s is not None:
-            store.sweep(swept_age_s)
-        for entry in list(store.list(f"{FARM_PREFIX}/jobs/{job.id}/checkpoints")):
-            if entry.key.split("/")[-2] not in resumable:
-                store.delete(entry.key)
         write_report(self._ledger.path, store, job.id, state, finished_at)
 
     def _resumable(self, job: JobRun) -> set[str]:
@@ -241,3 +234,37 @@ class Lifecycle:
             job.output,
         )[0]["at"]
         return None if lost_at is None else max(0.0, time.time() - lost_at)
+
+
+def _leave_in_order(job: JobRun, swept_age_s: float | None, resumable: set[str]) -> int:
+    """Remove what a job leaves in its output that nobody needs; in a thread, since stores may be slow.
+
+    Returns:
+        How many bytes of checkpoints stay, since somebody may go on from them.
+    """
+    store = open_store(job.output, job.store_options)
+    if swept_age_s is not None:
+        store.sweep(swept_age_s)
+    kept_bytes = 0
+    for entry in list(store.list(_checkpoints(job))):
+        if entry.key.split("/")[-2] in resumable:
+            kept_bytes += entry.size_bytes
+        else:
+            store.delete(entry.key)
+    return kept_bytes
+
+
+def _on_kept_states(job: JobRun, kept_bytes: int) -> str:
+    """Return what is to be said of checkpoints that stay: only the user knows whether they are of use."""
+    if not kept_bytes:
+        return ""
+    how = "submitted again, the same job goes on from it"
+    if job.state is not JobState.CANCELING:
+        how = f"`farm retry {job.id}` goes on from it"
+    return (
+        f"{_KEPT}, {kept_bytes / 1e6:,.1f} MB: {how}; to give it up, remove {_checkpoints(job)} in the output"
+    )
+
+
+def _checkpoints(job: JobRun) -> str:
+    return f"{FARM_PREFIX}/jobs/{job.id}/checkpoints"

@@ -16,6 +16,9 @@ from jobs.scheduler import SPLIT_AFTER_DEATHS, retry_delay_s
 from jobs.states import ItemState, TaskState, move
 from jobs.tasks import Item, ItemFinished, TaskEnded
 
+_RENEWED = frozenset({Failure.STORAGE, Failure.WORKER_LOST, Failure.TIMEOUT})
+"""What a long task may meet again and again, for no fault of its own, if it gets on between."""
+
 
 class Outcomes:
     """Writes outcomes to the ledger and decides by the budgets of `jobs.scheduler` what is tried again.
@@ -48,6 +51,7 @@ class Outcomes:
 
     def _again(self, lease: Lease, item: Item, failure: Failure, worker: str) -> bool:
         """Count a failure of an item on a worker; return whether it may be tried again, and note when."""
+        self._renew_budgets(lease)
         failures = self._failures_of(item)
         failures[failure] += 1
         self._ledger.update("items", {"failures": dict(failures)}, id=item.id)
@@ -57,6 +61,23 @@ class Outcomes:
         lease.retry_at = max(lease.retry_at, self._clock() + delay_s)
         lease.task.avoid.add(worker)
         return True
+
+    def _renew_budgets(self, lease: Lease) -> None:
+        """Forget what a task has met if its attempt got further than those before, once for each attempt.
+
+        Only where it says how far it is, and for its last item: of others, something else got further.
+        """
+        task = lease.task
+        if lease.renewed or not _got_further(lease):
+            return
+        lease.renewed = True
+        for failure in _RENEWED:
+            task.failures.pop(failure, None)
+        for item in lease.open.values():
+            failures = self._failures_of(item)
+            if failures.keys() & _RENEWED:
+                rest = {name: times for name, times in failures.items() if name not in _RENEWED}
+                self._ledger.update("items", {"failures": rest}, id=item.id)
 
     def _failures_of(self, item: Item) -> Counter[Failure]:
         row = self._ledger.read("SELECT failures FROM items WHERE id=?", item.id)[0]
@@ -98,6 +119,7 @@ class Outcomes:
         """
         member, ended = lease.verdict()
         self._close_attempt(lease, ended)
+        self._renew_budgets(lease)
         if ended.outcome == "lost":
             self._lost(job, lease, member, ended)
         else:
@@ -151,7 +173,7 @@ class Outcomes:
         """
         task, failure, reason = lease.task, ended.failure or Failure.WORKER_LOST, ended.reason
         blamed = (lease.in_flight & lease.open.keys() or set(list(lease.open)[:1])) if member.begun else set()
-        if failure is Failure.PREEMPTED or (lease.advanced and len(lease.open) == 1 and task.fraction > 0):
+        if failure is Failure.PREEMPTED or _got_further(lease):
             blamed = set()
         for number in blamed:
             item = lease.open[number]
@@ -259,6 +281,11 @@ class Outcomes:
             task=lease.task.id,
             number=lease.attempt,
         )
+
+
+def _got_further(lease: Lease) -> bool:
+    """Return whether an attempt got further with the only item that is left, by what it said."""
+    return lease.advanced and len(lease.open) == 1 and lease.task.fraction > 0
 
 
 def _pixels(event: ItemFinished) -> int:

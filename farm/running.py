@@ -108,6 +108,7 @@ class Lease:
         heard_at: When a worker last said something about it.
         retry_at: When its unfinished items may be tried again.
         advanced: Whether it got further than any attempt before it.
+        renewed: Whether its task has new budgets because of that.
         stop_sent_at: When it was asked to stop.
         at_once: Whether it was asked to stop at once, saving nothing.
     """
@@ -121,6 +122,7 @@ class Lease:
     retry_at: float = 0.0
     pixels_computed: int = 0
     advanced: bool = False
+    renewed: bool = False
     stop_sent_at: float | None = None
     at_once: bool = False
 

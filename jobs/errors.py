@@ -87,12 +87,3 @@ class LeaseLostError(FarmError):
 
 class NoFarmError(FarmError):
     """No farm answers (exit code 7)."""
-
-
-def class_of_failure(error: Exception) -> Failure:
-    """Return the class of a failure that is not one of our own errors."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Failure.OUT_OF_MEMORY
-    if isinstance(error, TimeoutError):
-        return Failure.TIMEOUT
-    return Failure.STORAGE if isinstance(error, OSError) else Failure.ERROR

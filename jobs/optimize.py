@@ -24,23 +24,30 @@ class PresetFacts:
         smallest_px: Longest side of the first scale, None for one scale only.
         iterations: At each scale but the first.
         first_iterations: At the first scale.
+        history: Pairs that its L-BFGS keeps; 0 for Adam.
+        averaged: Whether it keeps a moving average of the picture.
     """
 
     network: str
     smallest_px: int | None
     iterations: int
     first_iterations: int
+    history: int = 0
+    averaged: bool = False
 
 
 PRESETS = {
-    "default": PresetFacts("vgg19", 128, 100, 200),
-    "crowson": PresetFacts("vgg19", 128, 500, 1000),
-    "gatys": PresetFacts("vgg19-caffe", None, 500, 500),
-    "neural-style": PresetFacts("vgg19-caffe", None, 1000, 1000),
+    "default": PresetFacts("vgg19", 128, 100, 200, history=20),
+    "crowson": PresetFacts("vgg19", 128, 500, 1000, averaged=True),
+    "gatys": PresetFacts("vgg19-caffe", None, 500, 500, history=100),
+    "neural-style": PresetFacts("vgg19-caffe", None, 1000, 1000, history=100),
     "anish": PresetFacts("vgg19-caffe", None, 1000, 1000),
-    "inetwork": PresetFacts("vgg16-caffe", None, 200, 200),
+    "inetwork": PresetFacts("vgg16-caffe", None, 200, 200, history=10),
 }
 """Recipes that have a name, our own first."""
+
+LBFGS_HISTORY = 100
+"""Of L-BFGS in place of the Adam of a preset, where nothing is said."""
 
 PresetName = Literal["default", "crowson", "gatys", "neural-style", "anish", "inetwork"]
 
@@ -263,7 +270,7 @@ class RenderSettings(Section):
 
 
 def state_name(output_key: str) -> str:
-    """Return the name under which a job keeps the last state of a picture (`Context.keep_file`)."""
+    """Return the name under which a job keeps the last state of a picture (`Context.keep_state`)."""
     return f"final/{output_key}.state"
 
 

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from jobs.checkpoints import kept_states
 from jobs.errors import UsageError
 from jobs.estimates import written_bytes
 from jobs.optimize import (
     KIND,
+    LBFGS_HISTORY,
     PRESETS,
     AssetRef,
     Extension,
@@ -37,9 +39,14 @@ from jobs.steps import (
     register_step,
 )
 from jobs.storage.base import FARM_PREFIX, Store
+from jobs.tiles import state_bytes
 
 _PROPORTION = 3 / 4
 """Of the sides of pictures, about: a listing does not tell."""
+
+_PREVIEW_MEGAPIXELS = 0.8
+_CHECKPOINTS = 3
+"""States of a picture that lie in the output at once: two that are kept, and the next one."""
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -164,10 +171,18 @@ def plan(step: OptimizeStep, planning: Planning) -> Iterator[PlannedTask]:
             continue
         if not planning.names.claim(key, picture.url):
             continue
-        size_bytes = written_bytes(key, _result_megapixels(step))
+        size_bytes = _kept_bytes(step, key, payload)
         item = PlannedItem(picture.url, picture.size_bytes, picture.stamp, key, step.style_name, size_bytes)
         planned = True
-        yield PlannedTask(document, (item,), network, estimate_s, workers, exclusive=True)
+        yield PlannedTask(
+            document,
+            (item,),
+            network,
+            estimate_s,
+            workers,
+            exclusive=True,
+            working_bytes=_CHECKPOINTS * _state_bytes(step),
+        )
     if step.extends and not planned:
         raise UsageError(
             f"job {step.extends.job} kept no state to go on from",
@@ -197,11 +212,30 @@ def _payload(step: OptimizeStep, planning: Planning) -> OptimizePayload:
 
 
 def _is_kept(extension: Extension, key: str, output: Store) -> bool:
-    return output.stat(f"{FARM_PREFIX}/jobs/{extension.job}/{state_name(key)}") is not None
+    return kept_states(output, extension.job, state_name(key)).is_there()
 
 
 def _result_megapixels(step: OptimizeStep) -> float:
     return _PROPORTION * step.size_px**2 / 1e6
+
+
+def _kept_bytes(step: OptimizeStep, key: str, payload: OptimizePayload) -> int:
+    """Return about how much a picture adds to the output, with what is kept of its making."""
+    kept = written_bytes(key, _result_megapixels(step))
+    if step.save_every:
+        kept += written_bytes(key, _evaluated_megapixels(step) / step.save_every)
+    if step.preview_s:
+        kept += written_bytes("preview.jpg", min(_result_megapixels(step), _PREVIEW_MEGAPIXELS))
+    return kept + (_state_bytes(step) if payload.keep_state else 0)
+
+
+def _state_bytes(step: OptimizeStep) -> int:
+    """Return about how large the state of a picture is."""
+    facts, wanted = PRESETS[step.preset], step.optimizer
+    kind = (wanted and wanted.kind) or ("lbfgs" if facts.history else "adam")
+    history = ((wanted and wanted.history) or facts.history or LBFGS_HISTORY) if kind == "lbfgs" else 0
+    averaged = facts.averaged if step.average_decay is None else step.average_decay > 0
+    return state_bytes(round(_result_megapixels(step) * 1e6), history=history, averaged=averaged)
 
 
 def _evaluated_megapixels(step: OptimizeStep) -> float:

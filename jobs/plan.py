@@ -177,6 +177,7 @@ class PlanSummary:
         input_bytes: Bytes to be read; a picture counts once for each style.
         estimate_s: Device seconds, about: divide by the number of workers.
         output_bytes: Bytes to be written, about.
+        working_bytes: Bytes more that a task has in the output while it runs, about; of the one with most.
     """
 
     items: int = 0
@@ -184,6 +185,7 @@ class PlanSummary:
     input_bytes: int = 0
     estimate_s: float = 0.0
     output_bytes: int = 0
+    working_bytes: int = 0
 
     def add(self, task: PlannedTask) -> None:
         """Count a task."""
@@ -192,6 +194,7 @@ class PlanSummary:
         self.input_bytes += sum(max(item.size_bytes, 0) for item in task.items)
         self.estimate_s += task.estimate_s
         self.output_bytes += sum(item.output_bytes for item in task.items)
+        self.working_bytes = max(self.working_bytes, task.working_bytes)
 
     def plus(self, other: PlanSummary) -> PlanSummary:
         """Return what both add up to."""
@@ -201,13 +204,15 @@ class PlanSummary:
             self.input_bytes + other.input_bytes,
             self.estimate_s + other.estimate_s,
             self.output_bytes + other.output_bytes,
+            max(self.working_bytes, other.working_bytes),
         )
 
     def note_on_space(self, free_bytes: int | None) -> str:
         """Return what to tell the user if the results may not fit into the free space, or an empty string."""
-        if free_bytes is None or self.output_bytes <= free_bytes:
+        if free_bytes is None or self.output_bytes + self.working_bytes <= free_bytes:
             return ""
+        meanwhile = f"and {self.working_bytes / 1e6:,.1f} MB for checkpoints, " if self.working_bytes else ""
         return (
-            f"the results may need {self.output_bytes / 1e6:,.1f} MB, "
+            f"the results may need {self.output_bytes / 1e6:,.1f} MB, {meanwhile}"
             f"but the output has {free_bytes / 1e6:,.1f} MB left"
         )

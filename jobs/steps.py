@@ -83,7 +83,7 @@ class PlannedItem:
         stamp: Changes when the content of the input does.
         output_key: Where the result goes, relative to the job's output.
         style: Name of the style, for people.
-        output_bytes: How large the result will be, about.
+        output_bytes: How much it will add to the output, about.
     """
 
     input: str
@@ -104,6 +104,7 @@ class PlannedTask:
         workers: Least and most workers that run it together.
         exclusive: Whether nothing else waits on its workers while it runs: it takes long. A task of several
             workers always is.
+        working_bytes: How much more lies in the output while it runs, about, as checkpoints do.
     """
 
     payload: dict[str, Any]
@@ -112,6 +113,7 @@ class PlannedTask:
     estimate_s: float = 1.0
     workers: tuple[int, int] = (1, 1)
     exclusive: bool = False
+    working_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

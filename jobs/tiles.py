@@ -57,20 +57,29 @@ def tile_memory(precision: Precision, pooling: Pooling) -> TileMemory:
 
 _IMAGE_BYTES = 12
 _CONTENT_BYTES = 32
-_PAIR_BYTES = 2 * _IMAGE_BYTES
+PAIR_BYTES = 2 * _IMAGE_BYTES
 """Two moments of Adam; the last gradient and move of L-BFGS; a move and a change of the gradient."""
 
 
-def state_bytes(pixels: int, *, history: int = 0, averaged: bool = False) -> int:
+def held_bytes(pixels: int, state: int) -> int:
     """Return what a worker keeps of the tiles it holds, however they are computed.
 
     Args:
         pixels: Of all its tiles, margins not included.
+        state: Their `state_bytes`.
+    """
+    return pixels * _CONTENT_BYTES + state
+
+
+def state_bytes(pixels: int, *, history: int = 0, averaged: bool = False) -> int:
+    """Return what the state of a picture has, in memory as in a checkpoint.
+
+    Args:
+        pixels: Of the picture, or of some of its tiles.
         history: Pairs that L-BFGS keeps; 0 for Adam.
         averaged: Whether a moving average of the picture is kept.
     """
-    each = _IMAGE_BYTES + _CONTENT_BYTES + _PAIR_BYTES + history * _PAIR_BYTES
-    return pixels * (each + averaged * _IMAGE_BYTES)
+    return pixels * (_IMAGE_BYTES + PAIR_BYTES + history * PAIR_BYTES + averaged * _IMAGE_BYTES)
 
 
 def grid(height_px: int, width_px: int, tile_px: int) -> tuple[Tile, ...]:
@@ -98,7 +107,7 @@ def largest_tile_px(budget_bytes: int, margin_px: int, memory: TileMemory) -> in
     """Return the largest side of tiles that can be computed one after the other.
 
     Args:
-        budget_bytes: Left for them, after what `state_bytes` says; see `usable_bytes`.
+        budget_bytes: Left for them, after what `held_bytes` says; see `usable_bytes`.
         margin_px: How far a tile reads beyond its core.
         memory: What tiles need.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from jobs.checkpoints import kept_states
 from jobs.entries import check_entry_name
 from jobs.errors import UsageError
 from jobs.inputs import Ignored, Inputs, Picture
@@ -42,6 +43,12 @@ from jobs.training_data import encode_listing
 _BYTES_PER_PARAMETER = 4
 _PARAMETERS_PER_WIDTH_SQUARED = 1640
 """About: the size of the file is known before it is made."""
+
+_STATE_SIZE = 3
+"""Of a state against the style model: weights, and the two averages of Adam for each."""
+
+_STATES = 3
+"""States that lie in the output at once: two that are kept, and the next one."""
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -270,17 +277,18 @@ def plan(step: TrainStep, planning: Planning) -> Iterator[PlannedTask]:
     network = payload.loss_network.sha256
     yield PlannedTask(
         payload.model_dump(mode="json", exclude_none=True),
-        (PlannedItem("", -1, "", key, step.style, _model_bytes(step)),),
+        (PlannedItem("", -1, "", key, step.style, (1 + _STATE_SIZE) * model_bytes(step.width)),),
         network,
         planning.rates.of_network(network).estimate_s(megapixels),
         (step.workers.min, step.workers.max),
         exclusive=True,
+        working_bytes=_STATES * _STATE_SIZE * model_bytes(step.width),
     )
 
 
 def _check_kept(extension: TrainingExtension, key: str, planning: Planning) -> None:
     output = planning.opener(planning.output, planning.store_options)
-    if output.stat(f"{FARM_PREFIX}/jobs/{extension.job}/{state_name(key)}") is None:
+    if not kept_states(output, extension.job, state_name(key)).is_there():
         raise UsageError(
             f"job {extension.job} kept no state to go on from",
             f"states lie in {planning.output}/{FARM_PREFIX}/jobs/{extension.job}/final",
@@ -319,8 +327,9 @@ def _payload(step: TrainStep, planning: Planning) -> TrainPayload:
     )
 
 
-def _model_bytes(step: TrainStep) -> int:
-    return _BYTES_PER_PARAMETER * _PARAMETERS_PER_WIDTH_SQUARED * step.width**2
+def model_bytes(width: int) -> int:
+    """Return about how large the file of a style is, by the base width of its network."""
+    return _BYTES_PER_PARAMETER * _PARAMETERS_PER_WIDTH_SQUARED * width**2
 
 
 register_step(StepKind(KIND, TrainStep, plan, check, examined=True, makes_style=True))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from jobs.checkpoints import Checkpoints, latest_state
+from jobs.checkpoints import Checkpoints, Saved, latest_state
 from jobs.storage.base import FARM_PREFIX, Store
 from jobs.tasks import TaskMessage
 
@@ -39,7 +39,7 @@ class Unfinished:
         """Return whether some task began the output."""
         return self._store.stat(self._key) is not None
 
-    def state(self, render_key: str) -> bytes | None:
+    def state(self, render_key: str) -> Saved | None:
         """Return the last state of the same picture that another task kept, or None."""
         noted_key, tasks = self._read()
         if not render_key or noted_key != render_key or not tasks or tasks[-1] == self._task:
@@ -91,7 +91,7 @@ class Resumable:
             self._note = Unfinished(store, message.items[0].output_key, (message.job, message.task))
         self._render_key = render_key
 
-    def take_over(self) -> bytes | None:
+    def take_over(self) -> Saved | None:
         """Return the latest state there is, and end the right of earlier attempts of this task to save one.
 
         Raises:
@@ -102,17 +102,21 @@ class Resumable:
             return state
         return self._note.state(self._render_key())
 
-    def save(self, data: bytes) -> None:
-        """Keep `data` as the newest state.
+    def save(self, data: bytes, parts: Iterable[bytes] = ()) -> None:
+        """Keep the newest state; see `Checkpoints.save`.
 
         Raises:
             LeaseLostError: If another attempt has taken over, or the states were cleared.
         """
-        self._own.save(data)
+        self._own.save(data, parts)
         if self._note:
             self._note.note(self._render_key())
 
     def finished(self) -> None:
-        """Let nobody look for a state any more: the output is made."""
+        """Let nobody look for a state any more, and remove all: the only output is made.
+
+        States are large. Those of a task with several outputs stay until the job ends.
+        """
         if self._note:
             self._note.forget()
+            self._own.clear()

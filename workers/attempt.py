@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobs.errors import BadInputError, FarmError, LeaseLostError, class_of_failure
+from jobs.checkpoints import Saved, kept_states
+from jobs.errors import BadInputError, FarmError, LeaseLostError
 from jobs.library import Library
 from jobs.records import Record
 from jobs.states import ItemState
@@ -30,6 +31,7 @@ from jobs.tasks import (
     TaskMessage,
 )
 from jobs.unfinished import Resumable
+from workers.failures import as_farm_error
 from workers.kinds import Produced, load_kind
 from workers.models import ModelCache
 from workers.nst.group import Alone, Group
@@ -99,6 +101,7 @@ class Attempt:
         self._room = threading.BoundedSemaphore(_WRITES_BEHIND)
         self._began: float | None = None
         self._state: Resumable | None = None
+        self._loaded: Saved | None = None
         self._kind = load_kind(message.kind)
         self._output = Output(message, self._kind, self._output_store, self.check_lease)
         self._items = message.items if self._rank == 0 else ()
@@ -219,11 +222,11 @@ class Attempt:
         target = self._output.target(item, lambda: self.read(item.input))
         return self._output.read(target) if target.finished else None
 
-    def save_checkpoint(self, data: bytes) -> None:
+    def save_checkpoint(self, data: bytes, parts: Iterable[bytes] = ()) -> None:
         """Keep resumable state; LeaseLostError when a later attempt has taken over."""
         self._must_lead("keep checkpoints")
         self.check_lease()
-        self._own_state().save(data)
+        self._own_state().save(data, self._while_held(parts))
 
     def load_checkpoint(self) -> bytes | None:
         """Take over from the attempts before this one; return the last state that one of them kept.
@@ -232,20 +235,29 @@ class Attempt:
         """
         self._must_lead("take over a checkpoint")
         self.check_lease()
-        return self._own_state().take_over()
+        self._loaded = self._own_state().take_over()
+        return self._loaded.data if self._loaded else None
+
+    def checkpoint_parts(self) -> Iterator[bytes]:
+        """Read the parts of the state that was loaded, one at a time."""
+        return self._loaded.parts() if self._loaded else iter(())
 
     def keep_file(self, name: str, data: bytes) -> None:
         """Keep a file of the job beside its results."""
         self._must_lead("keep files")
         self.check_lease()
-        self._output_store().write(_kept_key(self.message.job, name), data)
+        self._output_store().write(f"{FARM_PREFIX}/jobs/{self.message.job}/{name}", data)
 
-    def kept_file(self, job: str, name: str) -> bytes | None:
-        """Return a file that a job with the same output kept, or None."""
-        try:
-            return self._output_store().read(_kept_key(job, name))
-        except FileNotFoundError:
-            return None
+    def keep_state(self, name: str, data: bytes, parts: Iterable[bytes] = ()) -> None:
+        """Keep a state of the job beside its results, for later jobs."""
+        self._must_lead("keep files")
+        self.check_lease()
+        states = kept_states(self._output_store(), self.message.job, name, self.message.attempt)
+        states.save(data, self._while_held(parts))
+
+    def kept_state(self, job: str, name: str) -> Saved | None:
+        """Return a state that a job with the same output kept, or None if none is whole."""
+        return kept_states(self._output_store(), job, name).read()
 
     # What the worker asks.
 
@@ -333,12 +345,9 @@ class Attempt:
             "generation": record.generation,
         }
         output = f"{self.message.output.rstrip('/')}/{record.key}"
-        self._post_once(
-            item,
-            ItemFinished(
-                self.message.task, self.message.attempt, item.id, state, None, reason, output, detail
-            ),
-        )
+        task, attempt = self.message.task, self.message.attempt
+        event = ItemFinished(task, attempt, item.id, state, None, reason, output, detail)
+        self._post_once(item, event)
 
     def _fail(self, item: Item, error: FarmError) -> None:
         self._post_once(
@@ -370,6 +379,11 @@ class Attempt:
     def _output_store(self) -> Store:
         return self._services.store(self.message.output, self.message.store_options)
 
+    def _while_held(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        for part in parts:
+            self.check_lease()
+            yield part
+
     def _own_state(self) -> Resumable:
         if self._state is None:
             self._state = Resumable(self._output_store(), self.message, self._render_key)
@@ -383,17 +397,3 @@ class Attempt:
         except FarmError as error:
             log.info("%s is not compared to what was begun: %s", item.output_key, error)
             return ""
-
-
-def _kept_key(job: str, name: str) -> str:
-    return f"{FARM_PREFIX}/jobs/{job}/{name}"
-
-
-def as_farm_error(error: Exception) -> FarmError:
-    """Return an error that names its failure class, whatever was raised."""
-    if isinstance(error, FarmError):
-        return error
-    log.error("unexpected", exc_info=error)
-    named = FarmError(f"{type(error).__name__}: {error}")
-    named.failure = class_of_failure(error)
-    return named

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jobs.checkpoints import Saved
 from jobs.errors import FarmError
 from jobs.steps import PLUGINS_VARIABLE, PlannedItem
 from jobs.tasks import Item, TaskMessage
@@ -111,26 +112,40 @@ class Context(Protocol):
         """
         ...
 
-    def save_checkpoint(self, data: bytes) -> None:
-        """Keep resumable state atomically; raises LeaseLostError once another attempt goes on."""
+    def save_checkpoint(self, data: bytes, parts: Iterable[bytes] = ()) -> None:
+        """Keep resumable state atomically; raises LeaseLostError once another attempt goes on.
+
+        Args:
+            data: What of it is small.
+            parts: The rest of a large one. The next is asked for when the one before is written, so that not
+                all of them need room at once; after an error they are not asked for to the end.
+        """
         ...
 
     def load_checkpoint(self) -> bytes | None:
-        """Return the last state that an attempt of this task kept, or None."""
+        """Return the data of the last state that an attempt of this task kept, or None."""
+        ...
+
+    def checkpoint_parts(self) -> Iterator[bytes]:
+        """Read the parts of the state that was loaded, one at a time."""
         ...
 
     def keep_file(self, name: str, data: bytes) -> None:
         """Keep a file beside the results, under `.farm/jobs/<job>/`, in place of one of this name.
 
-        For what people look at and later jobs go on from: traces, plots, previews, last states.
+        For what people look at: traces, plots, previews, parameters.
 
         Raises:
             LeaseLostError: If the lease ended.
         """
         ...
 
-    def kept_file(self, job: str, name: str) -> bytes | None:
-        """Return a file that a job with the same output kept, or None."""
+    def keep_state(self, name: str, data: bytes, parts: Iterable[bytes] = ()) -> None:
+        """Keep a state beside the results that later jobs go on from; see `save_checkpoint`."""
+        ...
+
+    def kept_state(self, job: str, name: str) -> Saved | None:
+        """Return a state that a job with the same output kept, or None if none is whole."""
         ...
 
 

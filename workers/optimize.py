@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -65,7 +66,7 @@ register(Kind(KIND, run, prepare, settings, check, forecast))
 def _follow(studio: Studio, context: Context) -> None:
     while (words := hear(context.group)) is not None:
         try:
-            render = Render(studio, Order(**words), context.group, None, None)
+            render = Render(studio, Order(**words), context.group, None)
             if not render.run(context.should_stop):
                 return
             render.result()
@@ -74,7 +75,7 @@ def _follow(studio: Studio, context: Context) -> None:
 
 
 def _lead(studio: Studio, task: TaskMessage, context: Context) -> None:
-    kept = _load_kept(context.load_checkpoint())
+    kept = _load_kept(context.load_checkpoint(), context.checkpoint_parts)
     for number, (item, picture) in enumerate(context.read_ahead()):
         content_sha256 = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
         subject = Subject(item, picture, (number, len(task.items)), content_sha256)
@@ -110,16 +111,15 @@ def _render(studio: Studio, subject: Subject, kept: Kept | None, layout: Layout,
         trace=kept.trace if kept else (),
     )
     try:
-        render = Render(studio, order, context.group, kept.state if kept else None, notes)
-        if kept:
-            kept.state.clear()  # the engine has copies: the state of all members is not held for hours
+        state = (kept.state, notes.audible(kept.parts())) if kept else None
+        render = Render(studio, order, context.group, notes, state)
         if not render.run(context.should_stop):
             return False
-        rgb, state = render.result()
+        rgb = render.result()
     except ValueError as error:
         context.finish_item(subject.item, BadInputError(f"it cannot be rendered: {error}"))
         return True
-    data, note, facts = notes.finished(rgb, state)
+    data, note, facts = notes.finished(rgb)
     context.finish_item(subject.item, partial(_produce, data, note, facts))
     return True
 
@@ -129,12 +129,12 @@ def _produce(data: bytes, note: str, facts: dict[str, Any]) -> Produced:
     return Produced(data, note, facts)
 
 
-def _load_kept(data: bytes | None) -> Kept | None:
+def _load_kept(data: bytes | None, parts: Callable[[], Iterable[bytes]]) -> Kept | None:
     """Return what was kept, or None if there is nothing, or nothing that this version can read."""
     if data is None:
         return None
     try:
-        return Kept.from_words(unpacked(data))
+        return Kept.from_words(unpacked(data), parts)
     except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is anything
         log.warning("a state that was kept cannot be read: %s", error)
         return None
@@ -153,10 +153,10 @@ def _state_of(subject: Subject, checkpoint: Kept | None, studio: Studio, context
     if extends is None:
         return None
     job = extends.job
-    data = context.kept_file(job, state_name(key))
-    kept = _load_kept(data)
+    saved = context.kept_state(job, state_name(key))
+    kept = _load_kept(saved.data, saved.parts) if saved else None
     if kept is None:
-        reason = "kept no last state of it" if data is None else "kept a state that cannot be read"
+        reason = "kept a state that cannot be read" if saved else "kept no last state of it"
         raise FarmError(f"{key} cannot be extended: job {job} {reason}", "submit it with more iterations")
     if kept.content_sha256 != subject.content_sha256:
         raise FarmError(

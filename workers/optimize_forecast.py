@@ -26,6 +26,9 @@ from workers.optimize_recipe import is_own_network, read_network, recipe_of
 
 _MEASURED_S = 2.0
 
+_BUSY_SHARE = 0.25
+"""Of the cores: where others use more, what is measured on the CPU is measured beside them."""
+
 _UNKNOWN_SIZE = 3, 4
 """Proportions, height to width, of a picture that cannot be read: it will fail by itself, beside others."""
 
@@ -128,13 +131,14 @@ def _time(
 
     In tiles, the worker that reads most, margins included, is waited for in every evaluation. Workers on
     CPUs are taken to share the cores of this machine, so that all of these together are measured; a GPU is
-    a worker's own.
+    a worker's own. What else runs here slows the measurement down, which nobody can tell from a slow machine.
     """
     if device == "cuda" and not torch.cuda.is_available():
         return None, "the workers have GPUs, and there is none here to measure"
     cores = len(os.sched_getaffinity(0))
     each = said.threads or max(1, cores // layout.workers)
     threads = min(cores, each * layout.workers)
+    load = os.getloadavg()[0]  # before this adds to it
     speed = _measured(said, recipe, network, device, threads)
     pixels = sum(scale.busiest_px * scale.scale.iterations for scale in layout.scales)
     sharing = layout.workers if device == "cpu" else 1
@@ -143,6 +147,11 @@ def _time(
         f"an estimate: one evaluation of {speed.side_px}x{speed.side_px} px took {speed.seconds:.2g} s on "
         f"{on} of this machine"
     )
+    if device == "cpu" and load > _BUSY_SHARE * cores:
+        basis += (
+            f", which was busy (load {load:.1f} on {cores} core{'s' if cores > 1 else ''}): "
+            "alone on it, it would take less"
+        )
     return round(pixels * sharing * speed.seconds_per_pixel, 1), basis
 
 

@@ -20,6 +20,7 @@ from workers.nst.recipes import Recipe
 from workers.nst.regions import Region, plan_tile
 from workers.nst.tiled import TV_REACH_PX
 from workers.nst.tiled_stage import Cut
+from workers.nst.tiled_state import PART_BYTES
 from workers.nst.tiling import Tiling
 from workers.optimize_recipe import recipe_of, scales_of
 
@@ -35,6 +36,9 @@ MOST_TILES = 2048
 _PICTURE_BYTES = 12
 _PICTURES = 4
 """Copies of the whole picture that every worker has beside its tiles: content, what is gathered, enlarged."""
+
+_PART_COPIES = 4
+"""Of a part of a state, while it is packed, sent, received and written: no tile is computed meanwhile."""
 
 _SEEN_BYTES = {"fp32": 700, "tf32": 700, "bf16": 350}
 """For each pixel of a painting in one piece, while the network looks at it and no graph is kept."""
@@ -243,8 +247,7 @@ class _Plan:
         for scale, size in self.sizes:
             area = size[0] * size[1]
             seen = self.seen_bytes * max(self._style_areas(size), default=0)
-            passing = max(self.memory.passing_bytes * area, seen)
-            need = passing + self._kept(area, size)
+            need = max(self._working(area, area, size), seen) + self._kept(area, size)
             scales.append(ScaleLayout(scale, size, 1, 1, 0, need, area, area))
         return Layout(tuple(scales), None, self.workers)
 
@@ -269,7 +272,8 @@ class _Plan:
             holders = Tiling.dealt(*size, cores, self.workers).holders
             busiest = _most(holders, read)
             own = _most(holders, [Region(*core).area for core in cores])
-            need = self.memory.passing_bytes * max(read) + self._kept(own, size)
+            largest = max(Region(*core).area for core in cores)
+            need = self._working(max(read), largest, size) + self._kept(own, size)
             rows = len({core.top for core in cores})
             scales.append(
                 ScaleLayout(scale, size, rows, len(cores) // rows, self.margin_px, need, sum(read), busiest)
@@ -289,15 +293,12 @@ class _Plan:
 
         def fits(side: int) -> bool:
             own = size[0] * size[1] // self.workers + side * side
-            return (
-                self.memory.passing_bytes * (side + 2 * self.margin_px) ** 2
-                + self._kept(min(own, size[0] * size[1]), size)
-                <= budget
-            )
+            working = self._working((side + 2 * self.margin_px) ** 2, side * side, size)
+            return working + self._kept(min(own, size[0] * size[1]), size) <= budget
 
         side = _largest(most // CUT_PX, lambda count: fits(count * CUT_PX)) * CUT_PX
         if side == 0:
-            need = self.memory.passing_bytes * (CUT_PX + 2 * self.margin_px) ** 2
+            need = self._working((CUT_PX + 2 * self.margin_px) ** 2, CUT_PX**2, size)
             need += self._kept(size[0] * size[1] // self.workers, size)
             raise DeviceMemoryError(
                 f"{size[1]}x{size[0]} px on {_workers(self.workers)} need {need / 2**30:.1f} GiB on each, "
@@ -329,13 +330,26 @@ class _Plan:
     def _read(self, core: Tile, size: Size) -> int:
         return Region(*core).grow(self.margin_px).clip(Region(0, 0, *size)).area
 
+    def _working(self, read_px: int, core_px: int, size: Size) -> int:
+        """Return what a worker needs for a while: to compute a tile, or to pass a part of the state on.
+
+        Args:
+            read_px: What the tile that reads most reads.
+            core_px: Of the largest tile, whose tensors are parts by themselves if they are large.
+            size: Of the picture: its state may be smaller than a part.
+        """
+        part = min(self._state(size[0] * size[1]), max(PART_BYTES, tiles.PAIR_BYTES * core_px))
+        return max(self.memory.passing_bytes * read_px, _PART_COPIES * part)
+
     def _kept(self, own_px: int, size: Size) -> int:
         """Return what a worker keeps throughout: state of its tiles, and copies of whole pictures."""
+        whole_px = _PICTURES * size[0] * size[1] + sum(self._style_areas(size))
+        return tiles.held_bytes(own_px, self._state(own_px)) + _PICTURE_BYTES * whole_px
+
+    def _state(self, pixels: int) -> int:
         optimizer = self.recipe.optimizer
         history = optimizer.history if isinstance(optimizer, LbfgsSettings) else 0
-        state = tiles.state_bytes(own_px, history=history, averaged=self.recipe.average_decay > 0)
-        whole_px = _PICTURES * size[0] * size[1] + sum(self._style_areas(size))
-        return state + _PICTURE_BYTES * whole_px
+        return tiles.state_bytes(pixels, history=history, averaged=self.recipe.average_decay > 0)
 
     def _style_areas(self, size: Size) -> list[int]:
         sizes = [self.recipe.style_size.of(style, size) for style in self.styles]

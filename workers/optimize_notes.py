@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,7 +26,7 @@ from workers.optimize_layout import Layout
 from workers.optimize_recipe import network_note
 from workers.optimize_studio import Studio
 
-KEPT_VERSION = 1
+KEPT_VERSION = 2
 
 _SAID_EVERY_S = 0.2
 _ALIVE_EVERY_S = 10.0
@@ -44,7 +44,8 @@ class Kept:
         tile_px: Longest side of tiles, 0 in one piece: it stays.
         last_iterations: Of the last scale.
         trace: Of all iterations so far.
-        state: Of the engine, of all members together.
+        state: Of the engine, without the tiles.
+        parts: Reads the tiles, which lie beside all this, one part at a time.
     """
 
     item: str
@@ -53,17 +54,22 @@ class Kept:
     last_iterations: int
     trace: list[files.Step]
     state: State
+    parts: Callable[[], Iterable[bytes]] = tuple
 
     def to_words(self) -> dict[str, Any]:
-        """Return it as plain values and tensors."""
-        return {"version": KEPT_VERSION} | {name: getattr(self, name) for name in self.__slots__}
+        """Return all but the tiles as plain values and tensors."""
+        return {"version": KEPT_VERSION} | {name: getattr(self, name) for name in self._said()}
 
     @classmethod
-    def from_words(cls, words: dict[str, Any]) -> Kept | None:
+    def from_words(cls, words: dict[str, Any], parts: Callable[[], Iterable[bytes]]) -> Kept | None:
         """Return what `to_words` gave, or None if another version wrote it."""
         if words.get("version") != KEPT_VERSION:
             return None
-        return cls(**{name: words[name] for name in cls.__slots__})
+        return cls(**{name: words[name] for name in cls._said()}, parts=parts)
+
+    @classmethod
+    def _said(cls) -> list[str]:
+        return [each.name for each in fields(cls) if each.name != "parts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,7 @@ class Notes:
         name = files.iterate_name(self._key, iteration.scale, iteration.iteration)
         self._keep_aside(name, self._encoded(rgb, "")[0])
 
-    def keep_state(self, state: State, *, going_on: bool) -> None:
+    def keep_state(self, state: State, parts: Iterable[bytes], *, going_on: bool) -> None:
         """Keep the state for later attempts, and the trace up to it.
 
         A render that goes on holds all it needs: it does without where the store fails, and tries again when
@@ -176,7 +182,7 @@ class Notes:
         """
         begin = self._clock()
         try:
-            self._context.save_checkpoint(self._packed(state))
+            self._context.save_checkpoint(self._packed(state), self.audible(parts))
         except StorageError as error:
             if not going_on:
                 raise
@@ -187,6 +193,20 @@ class Notes:
         self._saving_s = self._kept_at - begin
         self._kept_iterations = 0
         self._kept_scale = self.trace[-1]["scale"] if self.trace else 0
+
+    def keep_last_state(self, state: State, parts: Iterable[bytes]) -> None:
+        """Keep the state that the picture ends with, from which an extension goes on."""
+        name = files.state_name(self._key)
+        try:
+            self._context.keep_state(name, self._packed(state), self.audible(parts))
+        except StorageError as error:
+            self._warn(name, error)
+
+    def audible(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass the parts of a state on, and say between them that the render is at work."""
+        for part in parts:
+            self.alive()
+            yield part
 
     def alive(self) -> None:
         """Say that the render is at work, for evaluations that take long."""
@@ -211,11 +231,9 @@ class Notes:
 
     # When it is done.
 
-    def finished(self, rgb: Tensor, state: State | None) -> tuple[bytes, str, dict[str, Any]]:
+    def finished(self, rgb: Tensor) -> tuple[bytes, str, dict[str, Any]]:
         """Keep what is of use later; return the picture's file, what should be known of it, and its facts."""
         self._say()
-        if state is not None:
-            self._keep_aside(files.state_name(self._key), self._packed(state))
         if self._payload.preview_s > 0:
             self.show(rgb)
         studio = self._studio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,15 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from jobs import tiles
-from workers.nst.features import LossNetwork
 from workers.nst.group import Alone, Group
-from workers.nst.losses import Objective
 from workers.nst.multiscale import Scale
 from workers.nst.optimization import Iteration, Optimization, Pictures
-from workers.nst.optimizers import Sample, Tiles
-from workers.nst.stages import OpenStage, Stage
-from workers.nst.tiled_stage import TiledStage
-from workers.nst.tiled_state import State, assemble_state, deal_state
+from workers.nst.stages import OpenStage, unheard
+from workers.nst.tiled_stage import Cut, TiledStage
+from workers.nst.tiled_state import State, collected_state, deal_state, give_state
 from workers.nst.whole import WholeStage
 from workers.optimize_files import from_eight_bit
 from workers.optimize_gang import agree
@@ -55,31 +52,6 @@ def scales_to(scales: tuple[Scale, ...], last_iterations: int) -> tuple[Scale, .
     return (*scales[:-1], replace(scales[-1], iterations=last_iterations))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _AudibleStage:
-    """A stage that says after each evaluation that it is at work."""
-
-    stage: Stage
-    alive: Callable[[], None]
-
-    def begin(self, picture: Tensor) -> Tiles:
-        return self.stage.begin(picture)
-
-    def evaluate(self, tiles: Tiles) -> Sample:
-        sample = self.stage.evaluate(tiles)
-        self.alive()
-        return sample
-
-    def total(self, partial: Tiles) -> list[float]:
-        return self.stage.total(partial)
-
-    def gather(self, tiles: Tiles) -> Tensor:
-        return self.stage.gather(tiles)
-
-    def agree(self, numbers: list[float]) -> list[float]:
-        return self.stage.agree(numbers)
-
-
 class Render:
     """One picture on one member; all members make the same calls.
 
@@ -87,21 +59,24 @@ class Render:
         studio: Of this member.
         order: The same on all members.
         group: Who renders it together.
-        state: To go on from, on member 0, if the order says so.
         notes: Of member 0.
+        kept: On member 0, if the order says so: the state to go on from without its tiles, and them in parts.
 
     Raises:
         ValueError: If the engine cannot do it; the same on all members.
     """
 
     def __init__(
-        self, studio: Studio, order: Order, group: Group, state: State | None, notes: Notes | None
+        self,
+        studio: Studio,
+        order: Order,
+        group: Group,
+        notes: Notes | None,
+        kept: tuple[State, Iterable[bytes]] | None = None,
     ) -> None:
         self._studio = studio
         self._group: Group = group if order.tile_px else Alone()
         self._notes = notes
-        if order.resumes and order.tile_px:
-            state = deal_state(state, self._group, tile_cut(order.tile_px))
         content = from_eight_bit(order.content)
         given = None if studio.given is None else from_eight_bit(studio.given)
         self._optimization = Optimization(
@@ -109,53 +84,39 @@ class Render:
             studio.network,
             Pictures(content, studio.paintings(), given),
             scales_to(studio.scales, order.last_iterations),
-            open_stage=self._audible(self._open_stage(order)),
+            open_stage=self._open_stage(order),
             seed=studio.payload.seed,
             stopping=studio.stopping,
             color=studio.color,
         )
-        if state is not None:
-            self._optimization.load_state_dict(state)
+        if order.resumes:
+            state, parts = kept or (None, ())
+            dealt = deal_state(state, parts, self._group, _cut(order))
+            self._optimization.load_state_dict(dealt, copy=False)
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
         """Iterate to the end; return whether it was reached, or the state kept where it was told to stop."""
         done = self._optimization.run(self._iterated, should_stop)
         if not done:
-            self._keep_state(going_on=False)
+            self._keep_state(partial(Notes.keep_state, going_on=False))
         return done
 
-    def result(self) -> tuple[Tensor, State | None]:
-        """Return the picture, `[1, 3, H, W]` in 0..1, and on member 0 the last state if it is to be kept."""
-        state = None if self._studio.payload.keep_state is False else self._state()
-        return self._optimization.picture(), state
+    def result(self) -> Tensor:
+        """Return the picture, `[1, 3, H, W]` in 0..1; before that the last state is kept, if it is to be."""
+        if self._studio.payload.keep_state is not False:
+            self._keep_state(Notes.keep_last_state)
+        return self._optimization.picture()
 
     def _open_stage(self, order: Order) -> OpenStage:
+        """Return what makes stages; member 0 says with each tile and layer that it is at work."""
+        heard = self._notes.alive if self._notes else unheard
         if not order.tile_px:
-            return WholeStage
+            return partial(WholeStage, heard=heard)
         studio = self._studio
         memory = tiles.tile_memory(studio.payload.precision, studio.recipe.pooling)
         device: tiles.Device = "cpu" if studio.device == "cpu" else "cuda"
         resident_px = graphs_px(memory, order.needed_bytes, device, studio.members.memory_bytes)
-        cut = tile_cut(order.tile_px)
-        return partial(TiledStage, group=self._group, cut=cut, resident_px=resident_px)
-
-    def _audible(self, open_stage: OpenStage) -> OpenStage:
-        """Return stages that let it be heard that they are at work."""
-        notes = self._notes
-        if notes is None:
-            return open_stage
-
-        def opened(
-            network: LossNetwork,
-            objective: Objective,
-            content: Tensor,
-            styles: Sequence[tuple[float, Tensor]],
-        ) -> Stage:
-            stage = open_stage(network, objective, content, styles)
-            notes.alive()
-            return _AudibleStage(stage, notes.alive)
-
-        return opened
+        return partial(TiledStage, group=self._group, cut=_cut(order), resident_px=resident_px, heard=heard)
 
     def _iterated(self, iteration: Iteration) -> None:
         """Do what is due after an iteration; the clock of member 0 says what that is."""
@@ -171,12 +132,19 @@ class Render:
             if self._notes and show:
                 self._notes.show(rgb)
         if keep:
-            self._keep_state(going_on=True)
+            self._keep_state(partial(Notes.keep_state, going_on=True))
 
-    def _keep_state(self, *, going_on: bool) -> None:
-        state = self._state()
-        if self._notes:
-            self._notes.keep_state(state, going_on=going_on)
+    def _keep_state(self, keep: Callable[[Notes, State, Iterable[bytes]], None]) -> None:
+        state = self._optimization.state_dict()
+        if self._notes is None:
+            give_state(state, self._group)
+            return
+        with collected_state(state, self._group) as (shared, parts):
+            keep(self._notes, shared, parts)
 
-    def _state(self) -> State:
-        return assemble_state(self._optimization.state_dict(), self._group)
+
+def _cut(order: Order) -> Cut:
+    """Return how pictures are cut into tiles; in one piece, there is one."""
+    if order.tile_px:
+        return tile_cut(order.tile_px)
+    return lambda height_px, width_px: [(0, 0, height_px, width_px)]

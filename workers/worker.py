@@ -24,7 +24,8 @@ from jobs.errors import Failure, FarmError, LeaseLostError
 from jobs.library import Library
 from jobs.storage import Store, open_store
 from jobs.tasks import Event, StoreOptions, TaskEnded, TaskMessage, WorkerReport
-from workers.attempt import Attempt, Groups, Services, as_farm_error
+from workers.attempt import Attempt, Groups, Services
+from workers.failures import as_farm_error
 from workers.memory import device_bytes
 from workers.models import ModelCache
 from workers.reading import Readers

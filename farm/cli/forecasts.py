@@ -63,11 +63,24 @@ def forecast(manifest: Manifest, library: Library) -> Document:
         _step(("steps", number), step, planning, machine, library, notes.append)
         for number, step in enumerate(manifest.steps)
     ]
+    if note := _on_space(steps, planning):
+        notes.append(note)
     ignored = planning.ignored
     if ignored.count:
         more = ", ..." if ignored.count > _IGNORED_SHOWN else ""
         notes.append(f"{ignored.count} files ignored: {', '.join(ignored.names[:_IGNORED_SHOWN])}{more}")
     return {"name": manifest.name, "output": manifest.output, "steps": steps, "notes": notes}
+
+
+def _on_space(steps: Sequence[Document], planning: Planning) -> str:
+    """Return what is said of the space for results and checkpoints when a job is planned, or nothing."""
+    from jobs.plan import PlanSummary
+
+    summary = PlanSummary(
+        output_bytes=sum(step.get("output_bytes", 0) for step in steps),
+        working_bytes=max(step.get("working_bytes", 0) for step in steps),
+    )
+    return summary.note_on_space(planning.opener(planning.output, planning.store_options).free_bytes())
 
 
 # --- the workers there are or would be -------------------------------------------------------------
@@ -132,6 +145,7 @@ def _step(
 def _training(task: PlannedTask, library: Library) -> Document:
     """Return what a training would take in, as the planner has it."""
     from jobs.train import TrainPayload
+    from jobs.train_step import model_bytes
     from jobs.training_data import decode_listing
 
     payload = TrainPayload.model_validate(task.payload)
@@ -144,6 +158,7 @@ def _training(task: PlannedTask, library: Library) -> Document:
     weights = sum(painting.weight for painting in payload.style_images)
     return {
         "style": payload.style,
+        "file_bytes": model_bytes(payload.width),
         "network": payload.network,
         "preset": payload.preset,
         "loss_network": payload.loss_network.name,
@@ -208,7 +223,7 @@ def _training_facts(step: Mapping[str, Any], training: Mapping[str, Any]) -> lis
     on = f"on {step['device']}, " if step.get("device") else ""
     guess = f"about {view.duration(step['estimate_s'])} (a guess for a few CPU cores)"
     return [
-        ("style", f"{training['style']}, a file of about {view.size(step['output_bytes'])}"),
+        ("style", f"{training['style']}, a file of about {view.size(training['file_bytes'])}"),
         ("paintings", _paintings(training)),
         ("data", f"{training['pictures']} pictures to train on, {training['held_out']} held out to judge by"),
         ("training", f"{training['steps']} steps of {training['batch']} pictures of {size_px}x{size_px} px"),

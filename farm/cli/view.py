@@ -264,6 +264,7 @@ def plan_line(plan: Mapping[str, Any]) -> str:
         f"{plan['items']} items in {plan['tasks']} tasks",
         f"{size(plan['input_bytes'])} to read" if plan.get("input_bytes") else "",
         f"about {size(plan['output_bytes'])} to write" if plan.get("output_bytes") else "",
+        f"{size(plan['working_bytes'])} for checkpoints" if plan.get("working_bytes") else "",
         f"about {duration(estimate)} of device time" if estimate else "",
     ]
     return ", ".join(part for part in parts if part)

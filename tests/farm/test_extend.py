@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from farm.controller import Controller
 from farm.extending import More
 from jobs import optimize_step
+from jobs.checkpoints import kept_states
 from jobs.errors import Failure, ManifestError, UsageError
 from jobs.library import NetworkEntry
 from jobs.optimize import state_name
 from jobs.optimize_step import OptimizeStep
 from jobs.states import ItemState
 from jobs.steps import StepKind, step_kinds
+from jobs.storage.local import LocalStore
 from jobs.tasks import ItemFinished, TaskMessage
 from tests.farm.controlled import failing, farm, over, run, until
 from tests.farm.scripted_pool import WAIT, ScriptedPool, ended, started
@@ -35,9 +38,8 @@ def keeping(worker: str, message: TaskMessage) -> Any:
     """Finish every item and keep its state, as the kind of work does."""
     for item in message.items:
         yield started(message, item)
-        state = Path(message.output, ".farm/jobs", message.job, state_name(item.output_key))
-        state.parent.mkdir(parents=True, exist_ok=True)
-        state.write_bytes(b"state")
+        store = LocalStore(message.output)
+        kept_states(store, message.job, state_name(item.output_key), message.attempt).save(b"state")
         yield ItemFinished(message.task, message.attempt, item.id, ItemState.DONE, detail={"width_px": 1})
     yield ended(message)
 
@@ -184,8 +186,7 @@ def test_jobs_that_cannot_go_on_are_refused_by_name(folder):
             for iterations in (0, -1, 10**7):
                 with pytest.raises(ManifestError, match=r"iterations\[0\]: .* is not a whole number from 1"):
                     await extend(first, More(iterations))
-            for state in (folder / "out/.farm/jobs" / first / "final").iterdir():
-                state.unlink()
+            shutil.rmtree(folder / "out/.farm/jobs" / first / "final")
             job = await over(controller, await extend(first, More(5)))
             assert (job["state"], job["reason"][:26]) == ("failed", f"job {first} kept no state"[:26])
 

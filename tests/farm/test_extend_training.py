@@ -11,11 +11,13 @@ import pytest
 from farm.controller import Controller
 from farm.extending import More
 from jobs import train_step
+from jobs.checkpoints import kept_states
 from jobs.errors import Failure, UsageError
 from jobs.library import NetworkEntry
 from jobs.optimize import state_name
 from jobs.states import ItemState
 from jobs.steps import StepKind, step_kinds
+from jobs.storage.local import LocalStore
 from jobs.tasks import ItemFinished, TaskEnded, TaskMessage
 from jobs.train_step import TrainStep
 from tests.farm.controlled import farm, over, run
@@ -42,9 +44,8 @@ def training(worker: str, message: TaskMessage) -> Any:
         yield finished(message, item, Failure.BAD_INPUT, "the painting is broken")
         yield TaskEnded(message.task, message.attempt, "finished")
         return
-    state = Path(message.output, ".farm/jobs", message.job, state_name(item.output_key))
-    state.parent.mkdir(parents=True, exist_ok=True)
-    state.write_bytes(b"state")
+    store = LocalStore(message.output)
+    kept_states(store, message.job, state_name(item.output_key), message.attempt).save(b"state")
     yield finished(message, item)
     sha256 = hashlib.sha256(f"{style} {message.job}".encode()).hexdigest()
     entry = {"width": 32, "size_bytes": 5}

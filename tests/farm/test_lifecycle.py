@@ -89,7 +89,38 @@ def test_checkpoints_stay_for_what_is_not_made_and_for_nothing_else(tmp_path, na
                 await until(lambda: checkpoints_of(tmp_path, job) == {"good-0.txt", "slow-0.txt"})
                 await until(lambda: controller.view.job(job)["items"]["done"] == 1)
                 controller.commands.cancel(job)
-            assert (await over(controller, job))["state"] == state
+            ended_job = await over(controller, job)
+            assert ended_job["state"] == state
             assert checkpoints_of(tmp_path, job) == left
+            told = [note for note in ended_job["notes"] if "0.0 MB" in note and f"{job}/checkpoints" in note]
+            assert len(told) == len(ended_job["notes"]) == len(left)
+            how = "submitted again" if state == "canceled" else f"`farm retry {job}`"
+            assert all(how in note for note in told)
+
+    asyncio.run(run())
+
+
+def test_what_is_said_of_checkpoints_is_taken_back_when_they_are_gone(tmp_path):
+    """The item fails once more, then is made; as its kind does, that removes the checkpoint."""
+    left: list[Path] = []
+
+    def script(worker: str, message: TaskMessage) -> Iterator[Event | str]:
+        if message.attempt < 3:
+            yield from saving(worker, message)
+            return
+        left.extend(Path(message.output, ".farm/jobs", message.job).rglob("*.data"))
+        yield started(message, message.items[0])
+        yield finished(message, message.items[0])
+        yield ended(message)
+
+    async def run() -> None:
+        async with farm(tmp_path, ScriptedPool(1, script)) as controller:
+            job = await controller.commands.submit(manifest(tmp_path, {"name": "bad"}))
+            for _ in range(2):
+                assert len((await over(controller, job))["notes"]) == 1
+                controller.commands.retry(job)
+            ended_job = await over(controller, job)
+            assert (ended_job["state"], ended_job["notes"]) == ("completed", [])
+            assert len(left) == 1
 
     asyncio.run(run())

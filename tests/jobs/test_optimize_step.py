@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.checkpoints import kept_states
 from jobs.errors import ManifestError, UsageError
 from jobs.estimates import Rate, Rates
 from jobs.inputs import Ignored
@@ -237,6 +238,41 @@ def test_an_estimate_adds_up_the_pixels_of_all_evaluations(manifest, networks, s
     assert tasks[0].estimate_s == pytest.approx(megapixels)
 
 
+@pytest.mark.parametrize(
+    ("said", "each"),
+    [
+        ({}, 36 + 20 * 24),
+        ({"preset": "crowson"}, 36 + 12),
+        ({"preset": "crowson", "average_decay": 0}, 36),
+        ({"preset": "gatys"}, 36 + 100 * 24),
+        ({"optimizer": {"history": 5}}, 36 + 5 * 24),
+        ({"optimizer": {"kind": "adam"}}, 36),
+        ({"preset": "crowson", "optimizer": {"kind": "lbfgs"}}, 36 + 12 + 100 * 24),
+    ],
+    ids=str,
+)
+def test_states_are_counted_with_what_is_written(manifest, networks, said, each):
+    """Three of them lie there while a picture is made, and the last one stays if it is to be kept."""
+
+    def one(**more):
+        (task, *_), _ = planned(manifest(size_px=1000, preview_s=0, **said, **more), networks)
+        return task
+
+    assert one().working_bytes == 3 * each * 750_000
+    kept, not_kept = (one(keep_state=keep).items[0].output_bytes for keep in (True, False))
+    assert kept - not_kept == each * 750_000
+
+
+def test_previews_and_unfinished_pictures_are_counted_too(manifest, networks):
+    def written(**said):
+        (task, *_), _ = planned(manifest(**{"preview_s": 0, "keep_state": False, **said}), networks)
+        return task.items[0].output_bytes
+
+    size = {"size_px": 1000, "preset": "gatys", "iterations": 60}
+    assert written(**size, preview_s=5) - written(**size) == pytest.approx(0.6 * 750_000)
+    assert written(**size, save_every=20) == 4 * written(**size)
+
+
 def test_a_measured_rate_of_the_network_replaces_the_guess(manifest, networks):
     rates = Rates({networks.network("vgg19").sha256: Rate(0.0, 0.5)}, default_network=Rate(0.0, 1.0))
     tasks, _ = planned(manifest(size_px=1000, smallest_px=1000, iterations=8), networks, rates=rates)
@@ -249,7 +285,7 @@ def test_a_measured_rate_of_the_network_replaces_the_guess(manifest, networks):
 def test_an_extension_takes_the_pictures_whose_state_is_kept(manifest, networks, tmp_path, photos):
     output = LocalStore(str(tmp_path / "out"))
     for name in ("img2.jpg", "sub/pic.png"):
-        output.write(f".farm/jobs/j1/{state_name(name)}", b"state")
+        kept_states(output, "j1", state_name(name), 1).save(b"state")
     said = {"extends": {"job": "j1", "iterations": [50, 20]}, "size_px": 1000}
     tasks, ignored = planned(manifest(**said), networks, rates=RATES)
     assert [task.items[0].output_key for task in tasks] == ["img2.jpg", "sub/pic.png"]

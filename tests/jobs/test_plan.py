@@ -16,7 +16,7 @@ from jobs.errors import FarmError, UsageError
 from jobs.estimates import Rate, Rates, listed_megapixels
 from jobs.manifest import Manifest
 from jobs.plan import Checked, PlanSummary, begin_planning, plan_step, validate_plan
-from jobs.steps import Style
+from jobs.steps import PlannedItem, PlannedTask, Style
 from jobs.storage.base import Store
 from jobs.storage.local import LocalStore
 from jobs.storage.memory import MemoryStore
@@ -306,6 +306,19 @@ def test_too_little_space_is_told_in_time():
     assert summary.note_on_space(3_000_000_000) == ""
     assert summary.note_on_space(1_000_000_000) == (
         "the results may need 3,000.0 MB, but the output has 1,000.0 MB left"
+    )
+
+
+def test_room_for_checkpoints_is_counted_once_however_many_tasks_there_are():
+    summary = PlanSummary()
+    for working_bytes in (10_000_000, 30_000_000, 20_000_000):
+        item = PlannedItem("a.jpg", 1, "", "a.jpg", output_bytes=1_000_000)
+        summary.add(PlannedTask({}, (item,), working_bytes=working_bytes))
+    summary = summary.plus(PlanSummary(working_bytes=5))
+    assert (summary.output_bytes, summary.working_bytes) == (3_000_000, 30_000_000)
+    assert summary.note_on_space(33_000_000) == ""
+    assert summary.note_on_space(32_000_000) == (
+        "the results may need 3.0 MB, and 30.0 MB for checkpoints, but the output has 32.0 MB left"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jobs.checkpoints import kept_states
 from jobs.errors import ManifestError, UsageError
 from jobs.estimates import Rate, Rates
 from jobs.library import Library, NetworkEntry, StyleEntry
@@ -294,7 +295,7 @@ def test_an_extension_needs_the_state_that_its_job_kept(manifest, known, tmp_pat
     said = manifest(extends={"job": "j1", "steps": [50, 20]}, steps=100, batch=1, crop_px=1000)
     with pytest.raises(UsageError, match="job j1 kept no state to go on from"):
         planned(said, known)
-    LocalStore(str(tmp_path / "out")).write(f".farm/jobs/j1/{state_name('wave.safetensors')}", b"state")
+    kept_states(LocalStore(str(tmp_path / "out")), "j1", state_name("wave.safetensors"), 1).save(b"state")
     task = planned(said, known, rates=Rates(default_network=Rate(0.0, 1.0)))
     assert payload(task).total_steps == 170
     assert task.estimate_s == pytest.approx(20)
@@ -302,7 +303,7 @@ def test_an_extension_needs_the_state_that_its_job_kept(manifest, known, tmp_pat
 
 def test_an_extended_training_is_the_one_that_had_all_the_steps_at_once(manifest, known, tmp_path):
     """Unless a rule may have stopped it before: then each extension counts for itself."""
-    LocalStore(str(tmp_path / "out")).write(f".farm/jobs/j1/{state_name('wave.safetensors')}", b"state")
+    kept_states(LocalStore(str(tmp_path / "out")), "j1", state_name("wave.safetensors"), 1).save(b"state")
     extends = {"job": "j1", "steps": [50, 20]}
 
     def settings(**said: Any) -> dict[str, Any]:

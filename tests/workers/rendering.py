@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from jobs.checkpoints import Saved
 from jobs.errors import FarmError
 from jobs.tasks import Item, TaskMessage
 from workers.kinds import Produced
@@ -67,7 +68,8 @@ class Desk:
         self.folder = folder
         self.inputs: dict[str, bytes] = {"photo.png": picture_bytes(48, 36, 1)}
         self.files: dict[tuple[str, str], bytes] = {}
-        self.checkpoint: bytes | None = None
+        self.states: dict[tuple[str, str], Saved] = {}
+        self.checkpoint: Saved | None = None
         self.saved: list[bytes] = []
 
     def keep(self, data: bytes) -> str:
@@ -183,24 +185,37 @@ class Attempt:
         assert item.output_key not in self.outcomes
         self.outcomes[item.output_key] = result if isinstance(result, FarmError) else result()
 
-    def save_checkpoint(self, data: bytes) -> None:
+    def save_checkpoint(self, data: bytes, parts: Iterable[bytes] = ()) -> None:
         self._leads()
-        self._desk.checkpoint = data
+        self._desk.checkpoint = saved(data, parts)
         self._desk.saved.append(data)
 
     def load_checkpoint(self) -> bytes | None:
         self._leads()
-        return self._desk.checkpoint
+        return self._desk.checkpoint.data if self._desk.checkpoint else None
+
+    def checkpoint_parts(self) -> Iterator[bytes]:
+        return self._desk.checkpoint.parts() if self._desk.checkpoint else iter(())
 
     def keep_file(self, name: str, data: bytes) -> None:
         self._leads()
         self._desk.files[self._task.job, name] = data
 
-    def kept_file(self, job: str, name: str) -> bytes | None:
-        return self._desk.files.get((job, name))
+    def keep_state(self, name: str, data: bytes, parts: Iterable[bytes] = ()) -> None:
+        self._leads()
+        self._desk.states[self._task.job, name] = saved(data, parts)
+
+    def kept_state(self, job: str, name: str) -> Saved | None:
+        return self._desk.states.get((job, name))
 
     def _leads(self) -> None:
         assert self.group.rank == 0
+
+
+def saved(data: bytes, parts: Iterable[bytes] = ()) -> Saved:
+    """Return a state as a store would have it."""
+    kept = list(parts)
+    return Saved(data, lambda: iter(kept))
 
 
 def made(outcome: Produced | FarmError) -> Produced:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from jobs.errors import BadInputError, DeviceMemoryError, FarmError
-from tests.workers.rendering import Desk, made, network_bytes, picture_bytes, pixels
+from tests.workers.rendering import Desk, made, network_bytes, picture_bytes, pixels, saved
 from workers import optimize_gang
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_plots")
@@ -98,7 +98,7 @@ def test_a_state_of_another_picture_or_of_another_version_is_not_gone_on_from(tm
     other.inputs = desk.inputs
     assert rendered(desk) == rendered(other)
     words = optimize_gang.unpacked(desk.saved[0])
-    desk.checkpoint = optimize_gang.packed({**words, "version": 99})
+    desk.checkpoint = saved(optimize_gang.packed({**words, "version": 99}))
     assert rendered(desk) == rendered(other)
 
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_extended_says_why(desk: Desk) -> None:
     desk.inputs["photo.png"] = picture_bytes(48, 36, 5)
     (error,) = desk.run(desk.message(job="more", **extension("first", 3))).values()
     assert "is not what job first rendered" in str(error)
-    desk.files["first", "final/photo.png.state"] = b"cut off"
+    desk.states["first", "final/photo.png.state"] = saved(b"cut off")
     (error,) = desk.run(desk.message(job="more", **extension("first", 3))).values()
     assert "job first kept a state that cannot be read" in str(error)
 

@@ -110,6 +110,16 @@ def test_time_is_that_of_the_work_at_the_measured_speed(desk: Desk) -> None:
     assert "estimate" in told["basis"]
 
 
+@pytest.mark.parametrize(("load", "cores", "busy"), [(0.4, 2, False), (0.6, 2, True), (7.5, 32, False)])
+def test_a_busy_machine_is_said_with_the_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, load: float, cores: int, busy: bool
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    basis = forecast(desk.payload(), ITEMS, desk.checks())["basis"]
+    assert (f"which was busy (load {load} on {cores} cores)" in basis) is busy
+
+
 def test_margins_and_the_slowest_worker_cost_time(desk: Desk) -> None:
     """Every tile of 64 px of so small a picture reads all of it."""
     payload = desk.payload(smallest_px=128, iterations=100, tile_px=64)

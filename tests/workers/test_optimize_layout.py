@@ -10,6 +10,7 @@ import pytest
 from jobs.errors import DeviceMemoryError, UsageError
 from jobs.optimize import OptimizePayload
 from jobs.tiles import grid, tile_memory, usable_bytes
+from workers import optimize_layout
 from workers.nst.features import seeded
 from workers.nst.presets import preset
 from workers.nst.tiling import Tiling
@@ -107,6 +108,24 @@ def test_what_memory_is_left_keeps_graphs() -> None:
     assert graphs_px(memory, usable_bytes(8 * GIB, "cpu"), "cpu", 8 * GIB) == 0
     assert graphs_px(memory, 1 << 40, "cpu", 8 * GIB) == 0
     assert graphs_px(memory, usable_bytes(8 * GIB, "cpu") - 10 * memory.resident_bytes, "cpu", 8 * GIB) == 10
+
+
+def test_room_for_a_part_of_a_state_on_its_way_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tiles by a network that looks not far need less than that; it is not needed at the same time."""
+    said: dict[str, Any] = {
+        "content_layers": {"relu1_1": 1.0},
+        "style_layers": {"relu1_1": 1.0},
+        "tile_px": 64,
+    }
+
+    def needed(part_bytes: int, size_px: int = 1024) -> int:
+        monkeypatch.setattr(optimize_layout, "PART_BYTES", part_bytes)
+        return laid_out(2, size_px=size_px, **said).last.memory_bytes
+
+    passing = tile_memory("fp32", "max").passing_bytes * 66**2
+    assert passing < 4 * 20_000_000
+    assert needed(20_000_000) - needed(1) == 4 * 20_000_000 - passing
+    assert needed(20_000_000, 48) == needed(40_000_000, 48), "a small picture has a small state"
 
 
 def test_half_the_bytes_allow_larger_tiles() -> None:

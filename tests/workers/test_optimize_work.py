@@ -9,6 +9,7 @@ import pytest
 
 from jobs.errors import StorageError
 from tests.workers.rendering import Attempt, Desk, made
+from workers.nst import tiled_state
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,22 @@ def test_an_extension_counts_what_it_adds(tmp_path: Path) -> None:
     assert work(desk, job="j2", extends={"job": "j1", "iterations": [3]}, **size) == 3 * 48 * 36
 
 
+@pytest.mark.parametrize(("tile_px", "size", "held"), [(None, 1, 1), (16, 1, 9), (16, 2, 3)])
+def test_signs_of_life_are_given_within_every_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile_px: int | None, size: int, held: int
+) -> None:
+    """One evaluation may take longer than a task may be silent: each tile is heard, and each layer back."""
+    monkeypatch.setattr("workers.optimize_notes._ALIVE_EVERY_S", 0.0)
+    monkeypatch.setattr("workers.optimize_notes._SAID_EVERY_S", 0.0)
+    desk = Desk(tmp_path)
+    desk.run(desk.message(tile_px=tile_px, size_px=48, smallest_px=48, iterations=4), size)
+    places = [data["message"] for kind, data in desk.events if kind == "progress"]
+    at = [f"scale 1 of 1, 48 px, iteration {iteration} of 4" for iteration in (1, 2, 3)]
+    layers = 3
+    assert min(map(places.count, at)) >= held * (1 + layers)
+    assert places.count("getting ready") >= held * (1 + layers), "in the first evaluation as well"
+
+
 def test_a_store_that_fails_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Previews, traces, checkpoints and the last state are missing, which is said once of each."""
     desk = Desk(tmp_path)
@@ -57,6 +74,7 @@ def test_a_store_that_fails_costs_no_picture(tmp_path: Path, monkeypatch: pytest
     troubled = Desk(tmp_path)
     monkeypatch.setattr(Attempt, "save_checkpoint", full)
     monkeypatch.setattr(Attempt, "keep_file", full)
+    monkeypatch.setattr(Attempt, "keep_state", full)
     monkeypatch.setattr(
         Attempt, "emit", lambda _, kind, data: told.append(data["text"]) if kind == "message" else None
     )
@@ -65,6 +83,29 @@ def test_a_store_that_fails_costs_no_picture(tmp_path: Path, monkeypatch: pytest
     assert made(outcome).data == made(whole).data
     assert len([text for text in told if "a checkpoint could not be kept: the disk is full" in text]) == 1
     assert len([text for text in told if "final/photo.png.state could not be kept" in text]) == 1
+
+
+def test_a_store_that_fails_in_the_middle_of_a_state_leaves_no_member_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Member 0 asks for no more; the others go on with the next iteration."""
+    monkeypatch.setattr(tiled_state, "PART_BYTES", 4096)
+    said: dict[str, Any] = {"tile_px": 16, "checkpoint": {"iterations": 1}}
+    wanted, desk = Desk(tmp_path), Desk(tmp_path)
+    (whole,) = wanted.run(wanted.message(**said), 3).values()
+    assert wanted.checkpoint is not None
+    count = len(list(wanted.checkpoint.parts()))
+    asked: list[bytes] = []
+
+    def fails(_: object, *given: Any) -> None:
+        asked.append(next(iter(given[-1])))
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(Attempt, "save_checkpoint", fails)
+    monkeypatch.setattr(Attempt, "keep_state", fails)
+    (outcome,) = desk.run(desk.message(**said), 3).values()
+    assert made(outcome).data == made(whole).data
+    assert len(asked) > 1 < count
 
 
 def test_a_pause_that_cannot_keep_the_state_is_no_pause(

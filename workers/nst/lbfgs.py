@@ -213,16 +213,15 @@ class Lbfgs:
         return {"tiles": tiles, "shared": shared}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned, which the caller may not use any more."""
         self._forget()
         shared = state["shared"]
         self._has_moved = shared["has_moved"]
         self._tables.load_state_dict(shared["tables"])
         for number, kept in state["tiles"].items():
-            pairs = [pair.clone() for pair in kept["pairs"]]
-            self._tiles[number] = _Kept(kept["gradient"].clone(), kept["move"].clone(), pairs)
+            self._tiles[number] = _Kept(kept["gradient"], kept["move"], list(kept["pairs"]))
         if "accepted" in shared:
-            gradients = {number: kept["accepted"].clone() for number, kept in state["tiles"].items()}
+            gradients = {number: kept["accepted"] for number, kept in state["tiles"].items()}
             accepted = shared["accepted"]
             self._accepted = _Accepted(accepted["loss"], gradients, dict(accepted["terms"]))
 

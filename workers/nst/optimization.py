@@ -214,8 +214,12 @@ class Optimization:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, copy: bool = True) -> None:
         """Go on from what `state_dict` returned; tiles that are not this worker's may be left out.
+
+        Args:
+            state: Of the same render.
+            copy: Whether it stays the caller's. Otherwise its tensors are taken, and change with the render.
 
         Raises:
             ValueError: If it is of another layout or of another render.
@@ -233,10 +237,10 @@ class Optimization:
         self._generator.set_state(state["generator"])
         self._stage = self._stage_now()
         device = self._network.device
-        self._tiles = {number: tile.to(device, copy=True) for number, tile in state["tiles"].items()}
-        self._average = {number: tile.to(device, copy=True) for number, tile in state["average"].items()}
+        self._tiles = _on(state["tiles"], device, copy=copy)
+        self._average = _on(state["average"], device, copy=copy)
         self._optimizer = self._recipe.optimizer.start(self._total)
-        self._optimizer.load_state_dict(_on(state["optimizer"], device))
+        self._optimizer.load_state_dict(_on(state["optimizer"], device, copy=copy))
 
     def _has_work(self) -> bool:
         progress = self._progress
@@ -364,10 +368,10 @@ def _with_colors(pictures: Pictures, color: ColorRule | None) -> Pictures:
     return Pictures(pictures.content, styles, pictures.given)
 
 
-def _on(value: Any, device: torch.device) -> Any:
-    """Return a tree of containers with its tensors on a device."""
+def _on(value: Any, device: torch.device, *, copy: bool) -> Any:
+    """Return a tree of containers with its tensors on a device, copied even if they are there already."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return value.to(device, copy=copy)
     if isinstance(value, dict):
-        return {key: _on(item, device) for key, item in value.items()}
-    return [_on(item, device) for item in value] if isinstance(value, list) else value
+        return {key: _on(item, device, copy=copy) for key, item in value.items()}
+    return [_on(item, device, copy=copy) for item in value] if isinstance(value, list) else value

@@ -62,7 +62,10 @@ class Optimizer(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; tiles that are not this worker's may be left out."""
+        """Take over what `state_dict` returned, which the caller may not use any more.
+
+        Tiles that are not this worker's may be left out.
+        """
         ...
 
 
@@ -149,7 +152,7 @@ class Adam:
         return {"tiles": tiles, "shared": {"steps": self._steps}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned, which the caller may not use any more."""
         self._steps = state["shared"]["steps"]
-        self._first = {n: tile["first"].clone() for n, tile in state["tiles"].items()}
-        self._second = {n: tile["second"].clone() for n, tile in state["tiles"].items()}
+        self._first = {n: tile["first"] for n, tile in state["tiles"].items()}
+        self._second = {n: tile["second"] for n, tile in state["tiles"].items()}

@@ -41,3 +41,10 @@ OpenStage = Callable[[LossNetwork, Objective, Tensor, Sequence[tuple[float, Tens
 
 Colors are RGB in 0..1 less the center of the recipe, as the prepared network takes them.
 """
+
+Heard = Callable[[], None]
+"""Called every now and then within an evaluation, which may take hours, by whoever computes it."""
+
+
+def unheard() -> None:
+    """Do nothing: nobody waits for a sign of life."""

@@ -18,6 +18,7 @@ from workers.nst.features import LossNetwork
 from workers.nst.losses import ContentTerm, Objective, StyleTerm, Sums, WeightedStyle
 from workers.nst.regions import Region
 from workers.nst.slopes import Slope, add_style_gradient, style_slopes
+from workers.nst.stages import Heard, unheard
 from workers.nst.tile_features import Tap, pull_back
 from workers.nst.tiled_network import LayerVectors, TiledNetwork
 from workers.nst.tiling import Share
@@ -62,13 +63,14 @@ class TiledPicture:
         resident_px: The graphs of the first pass are kept for the second for tiles of this member that read
             no more pixels than this together. The others are computed once more: the same bits in less
             memory and more time. None keeps all.
+        heard: Called with each tile and layer.
 
     Raises:
         ValueError: If the picture is too small, a layer is not known, styles are missing, or a term is not
             exact in tiles.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - an objective, and where and how it is evaluated
         self,
         network: LossNetwork,
         objective: Objective,
@@ -77,12 +79,14 @@ class TiledPicture:
         share: Share,
         *,
         resident_px: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         check_exact(objective)
+        self._heard = heard
         self._objective = objective
         self._share = share
         self._tiles = TiledNetwork(
-            network, objective.layers, share, reach_px=TV_REACH_PX if objective.tv else 0
+            network, objective.layers, share, reach_px=TV_REACH_PX if objective.tv else 0, heard=heard
         )
         self._resident = self._tiles.within(resident_px)
         self._distances = objective.distances(styles) if objective.style else []
@@ -182,6 +186,7 @@ class TiledPicture:
         targets = self._targets[tile]
 
         def add(tap: Tap, gradient: Tensor) -> None:
+            self._heard()
             if tap.layer in slopes:
                 add_style_gradient(gradient, tap.own, slopes[tap.layer])
             if tap.layer in targets:

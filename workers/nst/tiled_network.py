@@ -12,6 +12,7 @@ from workers.nst.exact_sums import ExactSums
 from workers.nst.features import LossNetwork
 from workers.nst.losses import Moments, Sums, layer_sums
 from workers.nst.regions import plan_tile
+from workers.nst.stages import Heard, unheard
 from workers.nst.tile_features import Tap, tap_features
 from workers.nst.tiling import Borders, Share
 
@@ -24,12 +25,22 @@ class TiledNetwork:
         layers: Names of the layers that are looked at.
         share: The tiles of this member; all members make the same calls.
         reach_px: How far terms on the pixels themselves look beyond a pixel.
+        heard: Called with each tile.
 
     Raises:
         ValueError: If a layer is not known or the picture is too small for it.
     """
 
-    def __init__(self, network: LossNetwork, layers: Iterable[str], share: Share, reach_px: int = 0) -> None:
+    def __init__(
+        self,
+        network: LossNetwork,
+        layers: Iterable[str],
+        share: Share,
+        *,
+        reach_px: int = 0,
+        heard: Heard = unheard,
+    ) -> None:
+        self._heard = heard
         self.layers = tuple(sorted(set(layers)))
         self.share = share
         self.network = network.up_to(self.layers) if self.layers else network
@@ -64,6 +75,7 @@ class TiledNetwork:
             rgb: All pixels that it reads, `[1, 3, h, w]` in 0..1.
             graph: Whether a gradient will be carried back through them.
         """
+        self._heard()
         return tap_features(self.network, self.plans[tile], rgb, graph=graph) if self.layers else []
 
     def moments(self, tiles: dict[int, Tensor]) -> dict[str, Moments]:

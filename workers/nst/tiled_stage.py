@@ -10,6 +10,7 @@ from torch import Tensor
 from workers.nst.features import LossNetwork
 from workers.nst.group import Group
 from workers.nst.losses import Objective
+from workers.nst.stages import Heard, unheard
 from workers.nst.tiled import TiledEvaluation, TiledPicture
 from workers.nst.tiled_network import TiledNetwork
 from workers.nst.tiling import Share, Tiling
@@ -32,6 +33,7 @@ class TiledStage:
         group: All members make the same calls.
         cut: How the picture is cut into tiles, and the styles as well. Results hang on it by rounding.
         resident_px: See `TiledPicture`.
+        heard: The same.
 
     Raises:
         ValueError: If something is too small, missing, or not exact in tiles.
@@ -47,6 +49,7 @@ class TiledStage:
         group: Group,
         cut: Cut,
         resident_px: int | None = None,
+        heard: Heard = unheard,
     ) -> None:
         def share_of(picture: Tensor) -> Share:
             height_px, width_px = picture.shape[-2:]
@@ -56,10 +59,17 @@ class TiledStage:
         moments = []
         for weight, rgb in styles:
             share = share_of(rgb)
-            moments.append((weight, TiledNetwork(network, layers, share).moments(share.split(rgb))))
+            seen = TiledNetwork(network, layers, share, heard=heard)
+            moments.append((weight, seen.moments(share.split(rgb))))
         self._share = share_of(content)
         self._evaluate = TiledPicture(
-            network, objective, self._share.split(content), moments, self._share, resident_px=resident_px
+            network,
+            objective,
+            self._share.split(content),
+            moments,
+            self._share,
+            resident_px=resident_px,
+            heard=heard,
         )
 
     def begin(self, picture: Tensor) -> dict[int, Tensor]:

@@ -13,6 +13,7 @@ from workers.nst.losses import ContentTerm, Moments, Objective, WeightedStyle, l
 from workers.nst.optimizers import total_alone
 from workers.nst.regions import Region, plan_tile
 from workers.nst.slopes import add_style_gradient, style_slopes
+from workers.nst.stages import Heard, unheard
 from workers.nst.tile_features import Tap, pull_back, tap_features
 from workers.nst.variation import Window, total_variation
 
@@ -71,6 +72,7 @@ class WholePicture:
         content: RGB in 0..1, `[1, 3, H, W]`: what the content terms compare with, and the size.
         styles: Weight and moments of each style, as `style_moments` gives them; in `statistics`.
         statistics: Dtype of sums and distances.
+        heard: Called with each layer that something is compared at.
 
     Raises:
         ValueError: If the picture is too small, a layer is not known, or styles are missing.
@@ -84,7 +86,9 @@ class WholePicture:
         styles: Sequence[WeightedStyle],
         *,
         statistics: torch.dtype = torch.float64,
+        heard: Heard = unheard,
     ) -> None:
+        self._heard = heard
         self._network = network
         self._objective = objective
         self._statistics = statistics
@@ -113,6 +117,7 @@ class WholePicture:
         """Return the gradient of all terms on features, and note them: the picture is a single tile here."""
         white = self._objective.pixel_range
         taps = tap_features(self._network, self._plan, picture / white, graph=True)
+        self._heard()
         features = {tap.layer: tap.own for tap in taps}
         layers = {term.layer for term, _ in self._distances}
         sums = {layer: layer_sums(features[layer], self._statistics) for layer in layers}
@@ -125,6 +130,7 @@ class WholePicture:
         del features
 
         def add(tap: Tap, gradient: Tensor) -> None:
+            self._heard()
             if tap.layer in slopes:
                 add_style_gradient(gradient, tap.own, slopes[tap.layer])
             for content, target, factor in self._content:
@@ -153,7 +159,7 @@ def _note(terms: dict[str, float], name: str, loss: float) -> None:
 
 
 class WholeStage:
-    """A scale that is rendered in one piece: tile 0 is the picture."""
+    """A scale that is rendered in one piece: tile 0 is the picture; see `WholePicture`."""
 
     def __init__(
         self,
@@ -163,10 +169,16 @@ class WholeStage:
         styles: Sequence[tuple[float, Tensor]],
         *,
         statistics: torch.dtype = torch.float64,
+        heard: Heard = unheard,
     ) -> None:
         layers = [term.layer for term in objective.style]
-        moments = [(weight, style_moments(network, rgb, layers, statistics)) for weight, rgb in styles]
-        self._objective = WholePicture(network, objective, content, moments, statistics=statistics)
+        moments = []
+        for weight, rgb in styles:
+            moments.append((weight, style_moments(network, rgb, layers, statistics)))
+            heard()
+        self._objective = WholePicture(
+            network, objective, content, moments, statistics=statistics, heard=heard
+        )
 
     def begin(self, picture: Tensor) -> dict[int, Tensor]:
         """Return the picture as the only tile."""

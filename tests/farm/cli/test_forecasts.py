@@ -58,6 +58,17 @@ def test_a_dry_run_as_json_has_the_plan_of_each_step(cli: Cli, photos: Path) -> 
     }
 
 
+@pytest.mark.usefixtures("candy", "photos")
+@pytest.mark.parametrize(("free_bytes", "told"), [(10, True), (10**9, False)])
+def test_a_dry_run_says_if_the_disk_is_too_small(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, free_bytes: int, told: bool
+) -> None:
+    monkeypatch.setattr("jobs.storage.local.LocalStore.free_bytes", lambda _: free_bytes)
+    result = cli("render", "photos", "-s", "candy", "--dry-run")
+    assert result.exit_code == 0
+    assert ("the output has 0.0 MB left" in result.stdout) is told
+
+
 @pytest.mark.usefixtures("photos")
 def test_what_is_refused_at_submit_is_refused_in_the_same_words(
     cli: Cli, monkeypatch: pytest.MonkeyPatch

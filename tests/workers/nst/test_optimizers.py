@@ -166,22 +166,6 @@ def test_an_optimizer_that_was_stopped_goes_on_to_the_same_bytes(name: str, dtyp
         stopped = start(dtype)
 
 
-def test_what_was_saved_is_not_changed_by_later_steps() -> None:
-    for settings in OPTIMIZERS.values():
-        tiles, optimizer = start(), settings.start()
-        for _ in range(6):
-            optimizer.step(tiles, evaluate)
-        file = io.BytesIO()
-        torch.save(optimizer.state_dict(), file)
-        loaded = settings.start()
-        state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-        loaded.load_state_dict(state)
-        loaded.step({0: tiles[0].clone()}, evaluate)
-        again = io.BytesIO()
-        torch.save(state, again)
-        assert again.getvalue() == file.getvalue()
-
-
 def test_adam_keeps_pixels_in_range_and_slows_down() -> None:
     tiles = {0: torch.zeros(1, 3, SIDE, SIDE, dtype=torch.float64)}
     optimizer = AdamSettings(0.5, clamp=0.75).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import statistics
@@ -29,7 +30,7 @@ from workers.nst.recipes import Recipe
 from workers.nst.regions import Region
 from workers.nst.thread_group import run_together
 from workers.nst.tiled_stage import TiledStage
-from workers.nst.tiled_state import assemble_state, member_state
+from workers.nst.tiled_state import State, collected_state, deal_state, give_state
 from workers.nst.tiling import Share
 from workers.nst.variation import TvTerm
 from workers.nst.whole import WholePicture, style_moments
@@ -293,6 +294,12 @@ def test_a_render_has_the_same_bytes_for_every_number_of_workers(name):
         assert set(run_together(size, partial(rendered, RECIPES[name]), arrival_seed=size)) == {wanted}
 
 
+def collected(state: State, group: Group) -> tuple[State, list[bytes]]:
+    """Return the state of all members, given that the others give theirs."""
+    with collected_state(state, group) as (shared, parts):
+        return shared, list(parts)
+
+
 class Interrupted:
     """Says stop at the n-th time it is asked."""
 
@@ -310,24 +317,61 @@ def test_a_render_goes_on_with_another_number_of_workers_to_the_same_bytes(name,
     """Stopped at the first scale or at the second, its state in one piece between the groups."""
     recipe = RECIPES[name]
 
-    def begin(group: Group) -> dict[str, Any]:
+    def begin(group: Group) -> tuple[State, list[bytes]] | None:
         render = optimization(recipe, group)
         assert not render.run(should_stop=Interrupted(stop_at))
-        return assemble_state(render.state_dict(), group)
+        if group.rank:
+            give_state(render.state_dict(), group)
+            return None
+        return collected(render.state_dict(), group)
 
-    state = run_together(sizes[0], begin, arrival_seed=1)[0]
+    kept = run_together(sizes[0], begin, arrival_seed=1)[0]
+    assert kept
 
     def go_on(group: Group) -> bytes:
         render = optimization(recipe, group)
-        render.load_state_dict(member_state(state, group, cut))
+        state, parts = kept if group.rank == 0 else (None, [])
+        render.load_state_dict(deal_state(state, parts, group, cut), copy=False)
         assert render.run()
         return render.picture().numpy().tobytes()
 
     assert set(run_together(sizes[1], go_on, arrival_seed=2)) == {rendered(recipe, Alone())}
 
 
-def test_a_state_of_other_tiles_is_refused():
+def test_a_state_of_other_tiles_is_refused_on_all_members():
     render = optimization(RECIPES["crowson"], Alone())
     assert not render.run(should_stop=Interrupted(1))
-    with pytest.raises(ValueError, match="it goes on with the size of tiles that it began with"):
-        member_state(render.state_dict(), Alone(), lambda height, width: [(0, 0, height, width)])
+    state, parts = collected(render.state_dict(), Alone())
+
+    def go_on(group: Group) -> str:
+        with pytest.raises(
+            ValueError, match="it goes on with the size of tiles that it began with"
+        ) as caught:
+            deal_state(state, parts, group, lambda height, width: [(0, 0, height, width)])
+        return str(caught.value)
+
+    assert len(run_together(2, go_on)) == 2
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_state_that_is_loaded_stays_the_callers_own(name):
+    """Whatever the optimizer changes in place; a render that is given it may take the tensors themselves."""
+
+    def packed(state: State) -> bytes:
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
+
+    render = optimization(RECIPES[name], Alone())
+    assert not render.run(should_stop=Interrupted(8))
+    state = torch.load(io.BytesIO(packed(render.state_dict())), weights_only=True)
+    before = packed(state)
+    other = optimization(RECIPES[name], Alone())
+    other.load_state_dict(state)
+    assert other.run()
+    assert packed(state) == before
+    taker = optimization(RECIPES[name], Alone())
+    taker.load_state_dict(state, copy=False)
+    assert taker.run()
+    assert packed(state) != before
+    assert torch.equal(taker.picture(), other.picture())
