@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.nst.features import LossNetwork
 from workers.nst.group import Alone, Group
@@ -229,9 +229,16 @@ class Training:
 
 def untrained(recipe: TrainingRecipe, width: int, seed: int) -> TransformerNet:
     """Return a network of a base width with random weights, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = TransformerNet(width)
+    net = _unfilled(width)
+    # As torch fills a convolution, but by random numbers that no other thread draws from.
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            nn.init.uniform_(module.get_parameter("bias"), -bound, bound, generator=generator)
+        elif isinstance(module, nn.InstanceNorm2d):
+            module.reset_parameters()
     if recipe.output_scale != 1:
         with torch.no_grad():
             net.deconv3.conv2d.weight.mul_(recipe.output_scale)
@@ -240,9 +247,16 @@ def untrained(recipe: TrainingRecipe, width: int, seed: int) -> TransformerNet:
 
 
 def _copied(net: TransformerNet) -> TransformerNet:
-    copy = TransformerNet(net.width)
+    copy = _unfilled(net.width)
     copy.load_state_dict({name: value.detach().float().cpu() for name, value in net.state_dict().items()})
     return copy
+
+
+def _unfilled(width: int) -> TransformerNet:
+    """Return a network whose parameters are to be filled; to make it takes no random numbers."""
+    with torch.device("meta"):
+        net = TransformerNet(width)
+    return net.to_empty(device="cpu")
 
 
 def _named(terms: Terms) -> Terms:

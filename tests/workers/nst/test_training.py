@@ -18,6 +18,7 @@ from workers.nst.thread_group import run_together
 from workers.nst.training import OutputStatistics, Training, TrainingDivergedError, untrained
 from workers.nst.training_data import CropRule, crop, pick
 from workers.nst.training_presets import TrainingRecipe, training_preset
+from workers.nst.transformer import TransformerNet
 
 RECIPE = replace(
     training_preset("default"), steps=12, crop=CropRule(32), learning_rate=5e-3, style_size_px=None
@@ -211,3 +212,14 @@ def test_a_network_begins_the_same_for_the_same_seed() -> None:
     one, same, other = (untrained(RECIPE, 2, seed).state_dict()["conv1.conv2d.weight"] for seed in (4, 4, 5))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_first_weights_are_those_of_torch_whoever_else_draws_random_numbers() -> None:
+    """Members of a gang may be threads of one process: they draw from nothing that they share."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        expected = TransformerNet(2).state_dict()
+    before = torch.get_rng_state()
+    net = untrained(training_preset("pytorch-examples"), 2, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, expected[name]) for name, value in net.state_dict().items())
