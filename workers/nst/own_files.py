@@ -52,9 +52,14 @@ class OwnFile(Generic[D]):
     word: str
 
     def encode(self, tensors: Mapping[str, Tensor], document: D) -> bytes:
-        """Return the content of a file; tensors of any floating dtype."""
+        """Return the content of a file; tensors of any floating dtype.
+
+        An empty dictionary in the document is left out: a file that says nothing there has the bytes that it
+        had before there was such a thing to say.
+        """
         compact = {name: _compact(value.cpu().contiguous()) for name, value in tensors.items()}
-        return save(compact, {self.key: json.dumps(asdict(document), sort_keys=True)})
+        said = {name: value for name, value in asdict(document).items() if value != {}}
+        return save(compact, {self.key: json.dumps(said, sort_keys=True)})
 
     def read(self, path: Path) -> tuple[dict[str, Tensor], D]:
         """Return the tensors in a file, as they are kept, and its document.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from workers.nst.inference import InferenceNet, Precision, prepare_for_inference
 from workers.nst.own_files import Document, OwnFile
@@ -28,6 +29,8 @@ class StyleMetadata(Document):
         origin_sha256: Content hash of that file, or an empty string.
         license: Name of a license, or an empty string where none is known.
         source: Where it comes from, in a person's words or as a URL.
+        training: How it was trained, as JSON has it: paintings, data, steps, losses; of imported files
+            nothing.
     """
 
     name: str
@@ -38,6 +41,7 @@ class StyleMetadata(Document):
     origin_sha256: str = ""
     license: str = ""
     source: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 _FILE = OwnFile("stylefarm", StyleMetadata, "style model")

@@ -51,6 +51,16 @@ def test_weights_and_metadata_come_back_exactly(tmp_path: Path, net: Transformer
     assert is_style_model(path)
 
 
+def test_how_a_style_was_trained_comes_back_and_changes_nothing_of_others(
+    tmp_path: Path, net: TransformerNet
+) -> None:
+    """A style that was imported has the bytes that it had before there were trained ones."""
+    said = {"steps": 3, "paintings": [{"name": "wave.png", "weight": 1.0}], "loss": None}
+    trained = encode_style_model(net, replace(METADATA, training=said))
+    assert read_style_model(written(tmp_path, trained))[1].training == said
+    assert b"training" not in encode_style_model(net, METADATA)
+
+
 def test_weights_that_fit_into_float16_take_half_the_room(tmp_path: Path, net: TransformerNet) -> None:
     full = encode_style_model(net, METADATA)
     net.load_state_dict({name: value.half() for name, value in net.state_dict().items()})
