@@ -87,7 +87,9 @@ class Picture:
         return self.pixels.nbytes + (self.alpha.nbytes if self.alpha is not None else 0)
 
 
-def decode(data: bytes, *, max_megapixels: float, max_size_px: int | None = None) -> Picture:
+def decode(
+    data: bytes, *, max_megapixels: float, max_size_px: int | None = None, least_px: int | None = None
+) -> Picture:
     """Decode a picture; its size is checked before memory is taken for its pixels.
 
     Of an animation the first frame is taken, which `note` says. 16-bit gray is scaled by 1/257. (Of 16-bit
@@ -97,6 +99,8 @@ def decode(data: bytes, *, max_megapixels: float, max_size_px: int | None = None
         data: The file.
         max_megapixels: Larger pictures are refused.
         max_size_px: The longer side is scaled down to this (Lanczos), never up.
+        least_px: What the shorter side is needed at: where it is twice that or more, the picture is halved
+            in the cheapest way until it is not, of JPEG before it is decoded.
 
     Raises:
         BadInputError: If it is no picture, is damaged, or has too many pixels.
@@ -106,10 +110,16 @@ def decode(data: bytes, *, max_megapixels: float, max_size_px: int | None = None
     try:
         with _open(data) as image:
             _check_size(image, max_megapixels)
+            whole_size_px = image.size
+            if least_px is not None:
+                image.draft(None, (least_px, least_px))
+            drafted = image.size != whole_size_px
             image.load()
             upright = _upright(image)
             source_size_px = upright.size
-            color, alpha = _split(_scaled(_eight_bit(upright), max_size_px))
+            if drafted:
+                source_size_px = whole_size_px[::-1] if _turn(image) in _SIDEWAYS else whole_size_px
+            color, alpha = _split(_scaled(_reduced(_eight_bit(upright), least_px), max_size_px))
             return Picture(color, alpha, _frames_note(image), source_size_px, image.format or "")
     except (BadInputError, MemoryError):
         raise
@@ -284,6 +294,14 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def _scaled(image: Image.Image, max_size_px: int | None) -> Image.Image:
     size = _fitting(image.size, max_size_px)
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _reduced(image: Image.Image, least_px: int | None) -> Image.Image:
+    """Return the picture at a half, a fourth... of its size, its shorter side still at least `least_px`."""
+    factor = 1
+    while least_px is not None and min(image.size) // (2 * factor) >= least_px:
+        factor *= 2
+    return image if factor == 1 else image.reduce(factor)
 
 
 def _fitting(size: tuple[int, int], max_size_px: int | None) -> tuple[int, int]:

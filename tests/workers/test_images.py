@@ -299,3 +299,17 @@ def test_the_size_of_a_picture_is_known_from_its_header() -> None:
         picture_size(data, max_megapixels=0.01)
     with pytest.raises(BadInputError, match="not a picture"):
         picture_size(b"text", max_megapixels=1)
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG"])
+def test_a_picture_is_decoded_no_larger_than_about_what_it_is_needed_at(format_: str) -> None:
+    """A turned one too; the size that it has is still known."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (640, 480), "red").save(file, format_, exif=exif)
+    for least_px, shape in ((None, (640, 480)), (480, (640, 480)), (240, (320, 240)), (200, (320, 240))):
+        picture = decode(file.getvalue(), max_megapixels=1, least_px=least_px)
+        assert picture.pixels.shape[:2] == shape
+        assert picture.source_size_px == (480, 640)
+    assert decode(file.getvalue(), max_megapixels=1, least_px=7).pixels.shape[:2] == (10, 8)
