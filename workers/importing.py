@@ -76,7 +76,7 @@ def import_style(
         raise UsageError(f"no format {format!r}", f"there are: {', '.join(FORMATS)}")
     try:
         data, net, metadata = _converted(path, format, name, license, source)
-        thumbnail = _thumbnail(net)
+        picture = thumbnail(net)
     except ValueError as error:
         hint = "say --format stylefarm" if format != OWN_FORMAT and is_style_model(path) else ""
         raise UsageError(f"{error}", hint) from error
@@ -89,7 +89,7 @@ def import_style(
         format=format,
         width=net.width,
         metadata=asdict(metadata),
-        thumbnail=thumbnail,
+        thumbnail=picture,
     )
 
 
@@ -164,7 +164,8 @@ def _converted(
     return encode_style_model(net, metadata), net, metadata
 
 
-def _thumbnail(net: TransformerNet) -> bytes:
+def thumbnail(net: TransformerNet) -> bytes:
+    """Return a PNG of `sample_picture` in a style."""
     sample = torch.from_numpy(sample_picture()[None])
     rendered = render_batch(prepare_for_inference(net), sample)
     data, _ = encode(rendered[0].numpy(), None, ".png")

@@ -47,7 +47,7 @@ def run(task: TaskMessage, context: Context) -> dict[str, Any]:
         FarmError: If what all pictures need cannot be used.
     """
     studio = open_studio(OptimizePayload.model_validate(task.payload), context)
-    with arithmetic(studio):
+    with arithmetic(studio.device, studio.threads, tf32=studio.payload.precision == "tf32"):
         if context.group.rank == 0:
             _lead(studio, task, context)
         else:

@@ -159,16 +159,18 @@ def _measured(
     said: OptimizePayload, recipe: Recipe, network: LossNetwork, device: Device, threads: int
 ) -> Speed:
     dtype = torch.bfloat16 if said.precision == "bf16" else torch.float32
-    with _threads(threads), _tf32(allowed=said.precision == "tf32"):
+    with computing(threads, tf32=said.precision == "tf32"):
         return measure_speed(recipe, network.to(device, dtype), seconds=_MEASURED_S)
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def computing(threads: int, *, tf32: bool = False) -> Iterator[None]:
+    """Compute with so many threads, on GPUs with or without TF32, and deterministically, as workers do."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
     try:
-        yield
+        with _tf32(allowed=tf32):
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -78,6 +78,20 @@ def hear(group: Group) -> Any:
     return unpacked(group.broadcast(torch.empty(0, dtype=torch.uint8)).numpy().tobytes())
 
 
+def gather(group: Group, words: Any) -> list[Any]:
+    """Return what each member says, by rank: plain values and tensors. All members call this."""
+    if group.size == 1:
+        return [words]
+    said, nothing = (
+        torch.frombuffer(bytearray(packed(words)), dtype=torch.uint8),
+        torch.empty(0, dtype=torch.uint8),
+    )
+    heard = [
+        group.broadcast(said if group.rank == source else nothing, source) for source in range(group.size)
+    ]
+    return [unpacked(each.numpy().tobytes()) for each in heard]
+
+
 def packed(value: Any) -> bytes:
     """Return plain values and tensors as bytes."""
     file = io.BytesIO()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jobs.errors import FarmError, UsageError
 from jobs.optimize import AssetRef, OptimizePayload, OptimizerSettings
@@ -106,12 +106,24 @@ def check_network(recipe: Recipe, network: LossNetwork, ref: AssetRef) -> None:
     Raises:
         UsageError: Naming the key and the layer that is missing.
     """
+    wanted = {"style_layers": recipe.active_style_layers, "content_layers": recipe.active_content_layers}
+    check_layers(wanted, network, ref)
+
+
+def check_layers(wanted: Mapping[str, Iterable[str]], network: LossNetwork, ref: AssetRef) -> None:
+    """Check that a loss network has layers.
+
+    Args:
+        wanted: Layers by the key of the manifest that names them.
+        network: The loss network.
+        ref: What it is called.
+
+    Raises:
+        UsageError: Naming the key and the layer that is missing.
+    """
     present = {layer.name for layer in network.layers}
     known = {name for name, _ in architecture(network.name)}
-    for key, layers in (
-        ("style_layers", recipe.active_style_layers),
-        ("content_layers", recipe.active_content_layers),
-    ):
+    for key, layers in wanted.items():
         for layer in layers:
             if layer not in known:
                 raise UsageError(
@@ -125,13 +137,32 @@ def check_network(recipe: Recipe, network: LossNetwork, ref: AssetRef) -> None:
                 )
 
 
-def is_own_network(recipe: Recipe, metadata: NetworkMetadata) -> bool:
+class MadeFor(Protocol):
+    """A recipe, as far as it says which loss network it was made for."""
+
+    @property
+    def network(self) -> str:
+        """Its architecture."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Of its weights."""
+        ...
+
+    @property
+    def relative(self) -> bool:
+        """Whether every loss is relative to its target, so that one set of weights is for any network."""
+        ...
+
+
+def is_own_network(recipe: MadeFor, metadata: NetworkMetadata) -> bool:
     """Return whether a loss network is of the kind that a preset was made for, its channels as they were."""
     own = (metadata.architecture, metadata.family) == (recipe.network, recipe.family)
     return own and not metadata.channel_scaled
 
 
-def network_note(recipe: Recipe, metadata: NetworkMetadata) -> str:
+def network_note(recipe: MadeFor, metadata: NetworkMetadata) -> str:
     """Return what should be known of a loss network beside its name."""
     scaled = ", channels scaled" if metadata.channel_scaled else ""
     found = f"{metadata.architecture} of {metadata.family}{scaled}"

@@ -77,7 +77,7 @@ def open_studio(payload: OptimizePayload, context: Context) -> Studio:
     device = device_for(payload.device, context)
     _check_precision(payload, device)
     recipe = recipe_of(payload)
-    network, metadata = _network(payload, context, device)
+    network, metadata = open_network(payload.network, payload.precision, context, device)
     check_network(recipe, network, payload.network)
     group = context.group
     if group.rank == 0:
@@ -119,14 +119,19 @@ def read_painting(data: bytes, name: str, max_megapixels: float) -> Pixels:
 
 
 @contextmanager
-def arithmetic(studio: Studio) -> Iterator[None]:
-    """Compute as the payload says, each time the same: TF32 is on only if it is asked for."""
-    if studio.device == "cpu":
-        torch.set_num_threads(studio.threads)
+def arithmetic(device: str, threads: int, *, tf32: bool = False) -> Iterator[None]:
+    """Compute each time the same.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:0`.
+        threads: For computing, on a CPU.
+        tf32: Whether a GPU may compute in TF32.
+    """
+    if device == "cpu":
+        torch.set_num_threads(threads)
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    tf32 = studio.payload.precision == "tf32"
     products = torch.backends.cuda.matmul
     before = products.allow_tf32
     was_deterministic = torch.are_deterministic_algorithms_enabled()
@@ -148,18 +153,25 @@ def _check_precision(payload: OptimizePayload, device: str) -> None:
         raise FarmError(f"precision tf32 needs a newer NVIDIA GPU, and this worker has {device}", "use fp32")
 
 
-def _network(payload: OptimizePayload, context: Context, device: str) -> tuple[LossNetwork, NetworkMetadata]:
-    dtype = torch.bfloat16 if payload.precision == "bf16" else torch.float32
+def open_network(
+    ref: AssetRef, precision: str, context: Context, device: str
+) -> tuple[LossNetwork, NetworkMetadata]:
+    """Return a loss network on a device, in the dtype of a precision; the worker keeps it.
+
+    Raises:
+        FarmError: If it cannot be read.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
 
     def load() -> tuple[tuple[LossNetwork, NetworkMetadata], int]:
-        network, metadata = read_network(context.asset(payload.network.sha256), payload.network.name)
+        network, metadata = read_network(context.asset(ref.sha256), ref.name)
         network = network.to(device, dtype)
         tensors = [
             part for layer in network.layers for part in (layer.weight, layer.bias) if part is not None
         ]
         return (network, metadata), sum(part.nbytes for part in tensors)
 
-    key = (payload.network.sha256, f"loss network {payload.precision} {device}")
+    key = (ref.sha256, f"loss network {precision} {device}")
     loaded: tuple[LossNetwork, NetworkMetadata] = context.models.get(key, load)
     return loaded
 

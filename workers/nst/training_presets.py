@@ -88,6 +88,11 @@ class TrainingRecipe:
         return self.learning_rate * self.decay_factor ** (step // self.decay_every)
 
     @property
+    def relative(self) -> bool:
+        """Whether every loss is relative to its target, so that one set of weights is for any network."""
+        return self.normalization == "relative"
+
+    @property
     def objective(self) -> TrainingObjective:
         """What is minimized."""
         return TrainingObjective(
