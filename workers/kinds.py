@@ -227,7 +227,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {}
 
-_OWN_MODULES = ("workers.stylize", "workers.optimize")
+_OWN_MODULES = ("workers.stylize", "workers.optimize", "workers.train")
 
 
 def register(kind: Kind) -> None:
