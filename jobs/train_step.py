@@ -44,8 +44,8 @@ _BYTES_PER_PARAMETER = 4
 _PARAMETERS_PER_WIDTH_SQUARED = 1640
 """About: the size of the file is known before it is made."""
 
-_STATE_SIZE = 3
-"""Of a state against the style model: weights, and the two averages of Adam for each."""
+_STATE_SIZE = 6
+"""Of a state against the style model: weights and two averages of Adam, now and when all was last well."""
 
 _STATES = 3
 """States that lie in the output at once: two that are kept, and the next one."""
@@ -280,7 +280,8 @@ def plan(step: TrainStep, planning: Planning) -> Iterator[PlannedTask]:
         (PlannedItem("", -1, "", key, step.style, (1 + _STATE_SIZE) * model_bytes(step.width)),),
         network,
         planning.rates.of_network(network).estimate_s(megapixels),
-        (step.workers.min, step.workers.max),
+        # Each has at least one picture of a step.
+        (step.workers.min, min(step.workers.max, step.known_batch)),
         exclusive=True,
         working_bytes=_STATES * _STATE_SIZE * model_bytes(step.width),
     )

@@ -256,6 +256,8 @@ def test_a_step_is_one_task_with_one_item(manifest, known):
     assert task.workers == (2, 3)
     assert task.affinity == known.network("vgg19").sha256
     assert len(json.dumps(task.payload)) < 2048
+    many = planned(manifest(workers={"min": 1, "max": 99}, batch=4), known)
+    assert many.workers == (1, 4), "each has at least one picture of a step"
 
 
 def test_a_payload_says_all_that_the_step_says(manifest, known):
