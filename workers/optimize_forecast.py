@@ -147,12 +147,17 @@ def _time(
         f"an estimate: one evaluation of {speed.side_px}x{speed.side_px} px took {speed.seconds:.2g} s on "
         f"{on} of this machine"
     )
-    if device == "cpu" and load > _BUSY_SHARE * cores:
-        basis += (
-            f", which was busy (load {load:.1f} on {cores} core{'s' if cores > 1 else ''}): "
-            "alone on it, it would take less"
-        )
+    if device == "cpu":
+        basis += busy_note(load, cores)
     return round(pixels * sharing * speed.seconds_per_pixel, 1), basis
+
+
+def busy_note(load: float, cores: int) -> str:
+    """Return what to add to a measurement on CPUs that others used as well, or an empty string."""
+    if load <= _BUSY_SHARE * cores:
+        return ""
+    of_cores = f"{cores} core{'s' if cores > 1 else ''}"
+    return f", which was busy (load {load:.1f} on {of_cores}): alone on it, it would take less"
 
 
 def _measured(

@@ -16,7 +16,7 @@ from workers.kinds import Checks
 from workers.nst.features import LossNetwork
 from workers.nst.training import Training, untrained
 from workers.nst.training_presets import TrainingRecipe
-from workers.optimize_forecast import computing
+from workers.optimize_forecast import busy_note, computing
 from workers.optimize_recipe import is_own_network, read_network
 from workers.train_checks import device_of, needed_bytes
 from workers.train_recipe import recipe_of
@@ -99,9 +99,12 @@ def _time(
         return None, "the workers have GPUs, and there is none here to measure"
     cores = len(os.sched_getaffinity(0))
     threads = min(cores, (said.threads or max(1, cores // workers)) * workers)
+    load = os.getloadavg()[0]  # before this adds to it
     with computing(threads):
         each = photograph_s(recipe, network.to(device), said)
     sharing = 1 if device == "cpu" else workers
     on = f"{threads} thread{'s' if threads > 1 else ''}" if device == "cpu" else "the GPU"
     basis = f"an estimate: a step took {each:.2g} s for each photograph on {on} of this machine"
+    if device == "cpu":
+        basis += busy_note(load, cores)
     return round(recipe.steps * recipe.batch * each / sharing, 1), basis
