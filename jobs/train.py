@@ -36,7 +36,7 @@ class TrainingFacts:
 
 
 PRESETS = {
-    "default": TrainingFacts("vgg19", 10_000, 4, 256),
+    "default": TrainingFacts("vgg19", 2000, 4, 256),
     "pytorch-examples": TrainingFacts("vgg16", 41_392, 4, 256),
     "lengstrom": TrainingFacts("vgg19-caffe", 41_392, 4, 256),
     "texture-nets": TrainingFacts("vgg19-caffe", 50_000, 1, 256),

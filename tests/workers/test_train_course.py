@@ -63,14 +63,14 @@ def test_a_loss_that_is_no_number_is_gone_back_from(school: School, monkeypatch:
     assert outcome.facts["rollbacks"] == 2
     assert outcome.facts["steps"] == 8
     told = [text for text in school.said() if "back from step 5 to 4" in text]
-    assert [text.split()[-1] for text in told] == ["0.0005", "0.00025"]
+    assert [text.split()[-1] for text in told] == ["0.001", "0.0005"]
     training = school.returned["entry"]["metadata"]["training"]
     assert [(each["at"], each["to"], each["rate_factor"]) for each in training["rollbacks"]] == [
         (5, 4, 0.5),
         (5, 4, 0.25),
     ]
     losses = [data for kind, data in school.events if kind == "loss"]
-    assert losses[-1]["learning_rate"] == pytest.approx(0.00025)
+    assert losses[-1]["learning_rate"] == pytest.approx(0.0005)
 
 
 def test_one_that_goes_wrong_again_and_again_fails(school: School, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,9 +122,11 @@ PRESETS: dict[str, TrainingRecipe] = {
         TrainingRecipe(
             name="default",
             summary="our own: every loss relative to its target, so one set of weights for all paintings",
-            style_weight=2.0,
+            content_layers={"relu3_2": 1.5, "relu4_2": 1.0},
             tv_weight=2e-5,
-            steps=10_000,
+            steps=2000,
+            learning_rate=2e-3,
+            decay_every=800,
             output_scale=50.0,
         ),
         TrainingRecipe(
