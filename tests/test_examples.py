@@ -30,7 +30,7 @@ class Known:
 
     name: str
     sha256: str = "0" * 64
-    width: int = 32
+    width: int = 16
 
 
 class AnyAsset:
@@ -115,7 +115,7 @@ def planned(example: Path, folder: Path) -> dict[str, list[str]]:
 def test_there_are_examples():
     names = {path.name for path in EXAMPLES}
     assert names >= {"folder.yaml", "many-styles.yaml", "s3.yaml", "frames.yaml"}
-    assert names >= {"optimize.yaml", "optimize-tiles.yaml", "train-styles.yaml"}
+    assert names >= {"optimize.yaml", "optimize-tiles.yaml", "train-styles.yaml", "train-bundled.yaml"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -60,12 +60,13 @@ class Moments:
         return self.second - torch.outer(self.first, self.first) + floor * eye
 
 
-def layer_sums(features: Tensor, dtype: torch.dtype = torch.float64) -> Sums:
+def layer_sums(features: Tensor, dtype: torch.dtype = torch.float64, *, means: bool = True) -> Sums:
     """Return the sums over all positions of one picture's features.
 
     Args:
         features: `[1, C, H, W]`, any floating dtype.
         dtype: Of the sums. Products are taken in the features' dtype, at least float32.
+        means: Whether the sum of `F` is wanted; else it is zero.
     """
     by_position = features[0].permute(1, 2, 0).flatten(0, 1)
     channels = by_position.shape[1]
@@ -74,7 +75,8 @@ def layer_sums(features: Tensor, dtype: torch.dtype = torch.float64) -> Sums:
     for chunk in torch.split(by_position, CHUNK_POSITIONS):
         exact = chunk if chunk.dtype.itemsize >= 4 else chunk.float()
         second = second + (exact.T @ exact).to(dtype)
-        first = first + exact.sum(0).to(dtype)
+        if means:
+            first = first + exact.sum(0).to(dtype)
     return Sums(second, first, by_position.shape[0])
 
 
@@ -94,6 +96,11 @@ Distance = Callable[[Moments], Tensor]
 class StyleLoss(Protocol):
     """A way to compare the style of two pictures at one layer."""
 
+    @property
+    def looks_at_means(self) -> bool:
+        """Whether it looks at `Moments.first`."""
+        ...
+
     def against(self, target: Moments) -> Distance:
         """Return the distance to `target`; what depends on the target alone is computed here, once."""
         ...
@@ -110,6 +117,11 @@ class Gram:
 
     shift: float = 0.0
     relative: bool = False
+
+    @property
+    def looks_at_means(self) -> bool:
+        """Only a shift needs the means of the features."""
+        return self.shift != 0
 
     def against(self, target: Moments) -> Distance:
         """Return the distance to `target`."""
@@ -137,6 +149,7 @@ class GramMeanStd:
     mean_weight: float = 1.0
     std_weight: float = 1.0
     relative: bool = False
+    looks_at_means: ClassVar[bool] = True
 
     def against(self, target: Moments) -> Distance:
         """Return the distance to `target`."""
@@ -172,6 +185,7 @@ class Wasserstein2:
     floor: float = 1e-4
     iterations: int = 12
     relative: bool = False
+    looks_at_means: ClassVar[bool] = True
 
     def against(self, target: Moments) -> Distance:
         """Return the distance to `target`."""

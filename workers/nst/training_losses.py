@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -180,7 +180,24 @@ def _statistics(features: Tensor, objective: TrainingObjective) -> Tensor:
     if objective.style_target == "mean":
         return by_position.mean(dim=1)
     per_channel = channels if objective.normalization == "elements" else 1
-    return torch.bmm(by_position.transpose(1, 2), by_position) / (height * width * per_channel)
+    products: Tensor = _Products.apply(by_position)
+    return products / (height * width * per_channel)
+
+
+class _Products(torch.autograd.Function):
+    """`F^T F` of each picture, whose way back is one product: autograd makes two, and adds them up."""
+
+    @staticmethod
+    def forward(ctx: Any, by_position: Tensor) -> Tensor:
+        """Return the products `[N, C, C]` of features `[N, P, C]`."""
+        ctx.save_for_backward(by_position)
+        return torch.bmm(by_position.transpose(1, 2), by_position)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the gradient by the features, `F (dG + dG^T)`."""
+        (by_position,) = ctx.saved_tensors
+        return torch.bmm(by_position, gradient + gradient.transpose(1, 2))
 
 
 def _total_variation(pictures: Tensor) -> Tensor:

@@ -120,13 +120,16 @@ class WholePicture:
         self._heard()
         features = {tap.layer: tap.own for tap in taps}
         layers = {term.layer for term, _ in self._distances}
-        sums = {layer: layer_sums(features[layer], self._statistics) for layer in layers}
+        by_means = {term.layer for term, _ in self._distances if term.loss.looks_at_means}
+        sums = {
+            layer: layer_sums(features[layer], self._statistics, means=layer in by_means) for layer in layers
+        }
         losses, slopes = style_slopes(self._distances, sums)
         for (style, _), loss in zip(self._distances, losses, strict=True):
             _note(terms, f"style {style.layer}", loss)
         for content, target, factor in self._content:
-            square = (features[content.layer] - target).to(self._statistics).square().sum()
-            _note(terms, f"content {content.layer}", factor * float(square))
+            length = torch.linalg.vector_norm(features[content.layer] - target, dtype=self._statistics)
+            _note(terms, f"content {content.layer}", factor * float(length) ** 2)
         del features
 
         def add(tap: Tap, gradient: Tensor) -> None:

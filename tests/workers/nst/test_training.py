@@ -58,7 +58,7 @@ def test_the_loss_falls() -> None:
     before = subject.validate(batch(900))
     trained(40, subject)
     after = subject.validate(batch(900))
-    assert after["loss"] < 0.6 * before["loss"]
+    assert after["loss"] < 0.75 * before["loss"]
     assert after["style"] < 0.7 * before["style"]
     assert after["loss"] == pytest.approx(after["content"] + after["style"] + after["tv"])
     assert after["style"] == pytest.approx(sum(v for k, v in after.items() if k.startswith("style ")))

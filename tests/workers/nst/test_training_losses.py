@@ -163,3 +163,20 @@ def test_what_cannot_be_trained_is_refused(wrong: dict[str, object]) -> None:
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=", ".join(PRESETS)):
         training_preset("fast")
+
+
+def test_the_way_back_of_style_is_that_of_plain_products() -> None:
+    """A Gram matrix has a gradient of its own, that autograd is held against."""
+    recipe, network = training_preset("pytorch-examples"), double_network("vgg16", "torchvision")
+    made = pictures(2, 0).requires_grad_()
+    terms = loss_of(replace(recipe, content_weight=0.0), network, made, pictures(2, 50))
+    (ours,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), made)
+    plain_made = pictures(2, 0).requires_grad_()
+    found, of_style = plain_features(network, plain_made), plain_features(network, painting() * 255)
+    loss = torch.zeros((), dtype=torch.float64)
+    for layer in recipe.style_layers:
+        size, painted = found[layer][0].numel(), of_style[layer][0].numel()
+        target = plain_gram(of_style[layer], painted).expand(2, -1, -1)
+        loss = loss + 2 * recipe.style_weight * functional.mse_loss(plain_gram(found[layer], size), target)
+    (plain,) = torch.autograd.grad(loss, plain_made)
+    assert float((ours - plain).norm() / plain.norm()) < 1e-4
