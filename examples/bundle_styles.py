@@ -39,7 +39,7 @@ HEADING = "## What there is"
 HALF_LIMIT = 2
 """By how much, of 255, a value of the sample picture may change when weights are rounded to float16."""
 
-LONGEST_CELL = 240
+LONGEST_CELL = 1000
 """Characters; longer values are left to `farm styles show`."""
 
 _SAID_ELSEWHERE = {"name", "version", "thumbnail_sha256", "license", "source", "io", "network", "width"}
@@ -116,7 +116,7 @@ def described(entries: Iterable[StyleEntry]) -> str:
             for key, value in entry.metadata.items()
             if key not in _SAID_ELSEWHERE
         }
-        cells = {key: _cell(value) for key, value in {**facts, **rest}.items()}
+        cells = {key: _cell(value) for key, value in {**facts, **_spread(rest)}.items()}
         rows = [f"| {key} | {cell} |" for key, cell in cells.items() if cell]
         parts.append("\n".join([f"### {entry.name}\n", "| | |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
@@ -168,6 +168,15 @@ def _bundled(file: Path, library: Library, *, half: bool) -> StyleEntry:
         library.remove_style(entry.name)
     library.add_style(entry)
     return entry
+
+
+def _spread(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts with those that are a mapping part by part: a training has many."""
+    spread: dict[str, Any] = {}
+    for key, value in facts.items():
+        parts = value if isinstance(value, Mapping) else {}
+        spread |= {f"{key}: {part.replace('_', ' ')}": each for part, each in parts.items()} or {key: value}
+    return spread
 
 
 def _cell(value: Any) -> str:
