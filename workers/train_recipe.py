@@ -41,7 +41,7 @@ def recipe_of(payload: TrainPayload) -> TrainingRecipe:
     Raises:
         UsageError: Naming the key whose value does not go with the others.
     """
-    base = training_preset(payload.preset)
+    base = training_preset(payload.preset).for_width(payload.width)
     said: dict[str, Any] = {name: getattr(payload, name) for name in _SAME_NAME}
     said["style_size_px"] = payload.style_size_px
     if payload.pyramid is not None:

@@ -29,7 +29,10 @@ def payload(school: School, **said: Any) -> TrainPayload:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_taken_as_it_is(school: School, name: str) -> None:
-    assert recipe_of(payload(school, preset=name)) == training_preset(name)
+    """With the rate that it has for the width of the network."""
+    for network, width in (("slim16", 16), ("reference", 32)):
+        recipe = recipe_of(payload(school, preset=name, network=network))
+        assert recipe == training_preset(name).for_width(width)
 
 
 def test_all_that_is_said_counts(school: School) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workers.nst.training_data import CropRule
 from workers.nst.training_losses import Normalization, StyleTarget, TrainingObjective
@@ -38,6 +38,7 @@ class TrainingRecipe:
         learning_rate: Of Adam (Kingma & Ba 2015), with its usual betas.
         decay_every: Steps after which the rate is multiplied by `decay_factor`, again and again; None: never.
         decay_factor: See `decay_every`.
+        tuned_width: Base width that rate and scale are for; None where they are for all. See `for_width`.
         output_scale: The last convolution begins this much larger, around gray, and is learned at a rate so
             much higher: what a factor behind the network does (150 behind a tanh in Johnson et al.), without
             the factor. At 1, a network spends its first thousand steps on reaching the range of pictures.
@@ -65,6 +66,7 @@ class TrainingRecipe:
     learning_rate: float = 1e-3
     decay_every: int | None = None
     decay_factor: float = 0.5
+    tuned_width: int | None = None
     output_scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -80,6 +82,23 @@ class TrainingRecipe:
             _check(f"weight of {layer}", weight, least=0)
         if not any(self.style_layers.values()) or not self.style_weight:
             raise ValueError("nothing of the style has a weight: there would be no style to learn")
+
+    def for_width(self, width: int) -> TrainingRecipe:
+        """Return the recipe with the rate and the scale of the output that suit a network of a base width.
+
+        A step of Adam moves each weight by the rate, and what many inputs add up to by as many times that: a
+        network that is wider than the one that they were tuned for needs smaller ones, by the ratio of the
+        widths (Yang et al. 2022, table 8). A narrower one takes a larger scale, and keeps the rate.
+        """
+        if self.tuned_width is None:
+            return self
+        ratio = self.tuned_width / width
+        return replace(
+            self,
+            learning_rate=self.learning_rate * min(1, ratio),
+            output_scale=self.output_scale * ratio,
+            tuned_width=None,
+        )
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -127,7 +146,8 @@ PRESETS: dict[str, TrainingRecipe] = {
             steps=2000,
             learning_rate=2e-3,
             decay_every=800,
-            output_scale=50.0,
+            tuned_width=16,
+            output_scale=25.0,
         ),
         TrainingRecipe(
             name="pytorch-examples",

@@ -223,3 +223,13 @@ def test_first_weights_are_those_of_torch_whoever_else_draws_random_numbers() ->
     net = untrained(training_preset("pytorch-examples"), 2, 5)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, expected[name]) for name, value in net.state_dict().items())
+
+
+def test_a_wider_network_learns_at_a_smaller_rate() -> None:
+    """And its last convolution at one that is smaller still; a narrower one keeps the rate."""
+    suited = [training_preset("default").for_width(width) for width in (8, 16, 32)]
+    assert [recipe.learning_rate for recipe in suited] == [2e-3, 2e-3, 1e-3]
+    assert [recipe.output_scale for recipe in suited] == [50.0, 25.0, 12.5]
+    assert all(recipe.for_width(64) == recipe for recipe in suited)
+    examples = training_preset("pytorch-examples")
+    assert examples.for_width(8) == examples
