@@ -169,7 +169,8 @@ def test_the_page_says_what_is_known_in_figures_too() -> None:
     text = described([entry])
     assert "\n### moss\n" in text
     assert "| painting | a\\|b c |" in text
-    assert "| style error | kodim05: 0.123457, all: 1, 2 |" in text
+    assert "| style error: kodim05 | 0.123457 |" in text
+    assert "| style error: all | 1, 2 |" in text
     assert "trace" not in text
     assert "nothing" not in text
 

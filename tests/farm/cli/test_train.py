@@ -286,5 +286,5 @@ def test_a_dry_run_plans_what_does_not_wait_for_a_style(cli: Cli, data: Path, ma
     (machine / "job.json").write_text(json.dumps(manifest))
     result = cli("submit", "job.json", "--dry-run")
     assert result.exit_code == 0, result.stderr
-    assert "10000 steps of 4 pictures" in result.stdout
+    assert "2000 steps of 4 pictures" in result.stdout
     assert "made when train-wave is done" in result.stdout
