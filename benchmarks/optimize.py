@@ -158,12 +158,10 @@ def tiles(bench: Bench) -> list[str]:
         f"| tiles of {side_px} px | time (min to max) | work | work of an inner tile | peak memory |",
         "|---|---|---|---|---|",
     ]
-    inner = {256: 1.86, 512: 1.39, 1024: 1.19, 2048: 1.09}
     for name, runs in answers.items():
+        tile_px = name.partition(" ")[0]
         known = (
-            f"{inner[int(name.split()[0])]:.2f}"
-            if name[0].isdigit() and int(name.split()[0]) in inner
-            else ""
+            f"{INNER_WORK[int(tile_px)]:.2f}" if tile_px.isdecimal() and int(tile_px) in INNER_WORK else ""
         )
         lines.append(
             f"| {name} | {spread(ratios(answers, name, 'one piece'))} | {median(runs, 'work'):.2f} | {known} "

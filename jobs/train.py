@@ -8,14 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jobs.library import TRAINED
 from jobs.optimize import AssetRef, LayerWeights, StyleImageRef, Weight
 from jobs.schema import Mistake, Place, Section, Within, together
 
 KIND = "train"
-
-FORMAT = TRAINED
-"""What the entry of a trained style has in place of what it was imported from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,22 +13,7 @@ from tests.farm.controlled import attempts, farm, over, run, until
 from tests.farm.making import done, first_then, job_of, making, names, states
 from tests.farm.scripted_pool import DIE, WAIT, ScriptedPool, finished, started
 
-
-@pytest.fixture(autouse=True)
-def _kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FARM_KINDS", "tests.brew")
-    monkeypatch.setattr("jobs.scheduler._BACKOFF_S", {})
-    monkeypatch.setattr("farm.registration._PAUSES_S", (0.0, 0.0))
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder with two photographs."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("a.jpg", "b.jpg"):
-        (folder / name).write_bytes(b"x")
-    return folder
+pytestmark = pytest.mark.usefixtures("brewing")
 
 
 # --- a result that is lost on the way ---------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,22 +14,7 @@ from tests.farm.controlled import farm, over, run, until
 from tests.farm.making import done, events, job_of, making, names, returned, states
 from tests.farm.scripted_pool import WAIT, ScriptedPool, finished, started
 
-
-@pytest.fixture(autouse=True)
-def _kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FARM_KINDS", "tests.brew")
-    monkeypatch.setattr("jobs.scheduler._BACKOFF_S", {})
-    monkeypatch.setattr("farm.registration._PAUSES_S", (0.0, 0.0))
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder with two photographs."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name in ("a.jpg", "b.jpg"):
-        (folder / name).write_bytes(b"x")
-    return folder
+pytestmark = pytest.mark.usefixtures("brewing")
 
 
 # --- into the library -----------------------------------------------------------------------------

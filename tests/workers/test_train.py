@@ -167,14 +167,19 @@ def test_quality_is_measured_where_it_can_be_compared(school: School) -> None:
     """With a VGG-19 whose channels are scaled; it stands in the style's metadata."""
     network, _ = load_loss_network(school.folder / school.keep(network_bytes()))
     scaled = encode_loss_network(network, NetworkMetadata("vgg19", "torchvision", channel_scaled=True))
-    said: dict[str, Any] = {"loss_network": {"name": "scaled", "sha256": school.keep(scaled)}}
+    said: dict[str, Any] = {
+        "loss_network": {"name": "scaled", "sha256": school.keep(scaled)},
+        "content_layers": {"relu4_2": 1.0},
+        "style_weight": 2.0,
+        "optimizer": {"learning_rate": 1e-3},
+    }
     plain = net_of(school, school.trained(school.message()))[1].training
     assert "quality" not in plain
     school.checkpoint = None
     quality = net_of(school, school.trained(school.message(**said)))[1].training["quality"]
     assert (quality["photographs"], quality["painting_px"]) == (3, 512)
-    assert quality["style_error"] > 0
-    assert quality["content_error"] > 0
+    assert 0 < quality["style_error"] < 2
+    assert 0 < quality["content_error"] < 10
     nothing_held_out = school.message(**said, validation={"pictures": 0})
     assert "quality" not in net_of(school, school.trained(nothing_held_out))[1].training
 

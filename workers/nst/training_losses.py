@@ -58,8 +58,8 @@ class TrainingObjective:
         return frozenset([*self._active(self.content_layers), *self._active(self.style_layers)])
 
     @property
-    def deepest_content(self) -> frozenset[str]:
-        """The layers that the photographs themselves are sent to."""
+    def content_names(self) -> frozenset[str]:
+        """The layers at which the photographs themselves are looked at."""
         return frozenset(self._active(self.content_layers))
 
     @staticmethod
@@ -144,7 +144,7 @@ class BatchLoss:
     def _at_one_size(self, pictures: Tensor, photographs: Tensor) -> dict[str, Tensor]:
         objective, network = self._objective, self._network
         with torch.no_grad():
-            wanted = network.taps(network.preprocess(photographs / 255), objective.deepest_content)
+            wanted = network.taps(network.preprocess(photographs / 255), objective.content_names)
         found = network.taps(network.preprocess(pictures / 255), objective.layers)
         content = [
             weight * self._content(found[layer], wanted[layer]).sum()

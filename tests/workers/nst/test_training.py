@@ -21,7 +21,14 @@ from workers.nst.training_presets import TrainingRecipe, training_preset
 from workers.nst.transformer import TransformerNet
 
 RECIPE = replace(
-    training_preset("default"), steps=12, crop=CropRule(32), learning_rate=5e-3, style_size_px=None
+    training_preset("default"),
+    content_layers={"relu4_2": 1.0},
+    style_weight=2.0,
+    steps=12,
+    crop=CropRule(32),
+    learning_rate=5e-3,
+    style_size_px=None,
+    output_scale=50.0,
 )
 
 
@@ -58,7 +65,7 @@ def test_the_loss_falls() -> None:
     before = subject.validate(batch(900))
     trained(40, subject)
     after = subject.validate(batch(900))
-    assert after["loss"] < 0.75 * before["loss"]
+    assert after["loss"] < 0.6 * before["loss"]
     assert after["style"] < 0.7 * before["style"]
     assert after["loss"] == pytest.approx(after["content"] + after["style"] + after["tv"])
     assert after["style"] == pytest.approx(sum(v for k, v in after.items() if k.startswith("style ")))
