@@ -31,6 +31,14 @@ def described(*packages: str) -> str:
     )
 
 
+def precisions(device: str) -> list[str]:
+    """Return the precisions worth measuring: a CPU without AVX-512 takes many times as long in bf16."""
+    slow = (
+        device == "cpu" and platform.machine() == "x86_64" and not torch.cpu.get_capabilities()["avx512_bw"]
+    )
+    return ["fp32"] if slow else ["fp32", "bf16"]
+
+
 def convolution_peak(dtype: torch.dtype, device: str) -> float:
     """Return the operations a second of the fastest large convolution of a VGG, forward or backward."""
     best = 0.0

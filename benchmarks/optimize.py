@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hardware import described, spread
+from hardware import described, precisions, spread
 from optimize_farm import FarmContest
 
 from workers.nst.features import seeded
@@ -118,18 +118,15 @@ def sizes(bench: Bench) -> list[str]:
         "| side | contestant | one evaluation | ratio (min to max) | peak memory | of the convolution peak |",
         "|---|---|---|---|---|---|",
     ]
-    peaks: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    peaks: dict[str, list[float]] = {precision: [] for precision in precisions("cpu")}
     for side_px in bench.options.sizes:
+        contestants: dict[str, Callable[[], Answer]] = {LOOP: lambda side=side_px: bench.gatys(side)}
         for precision, measured in peaks.items():
             measured.append(bench.peak(precision))
-        answers = rounds(
-            bench.options.rounds,
-            {
-                LOOP: lambda side=side_px: bench.gatys(side),
-                "fp32": lambda side=side_px: bench.engine(side, "whole"),
-                "bf16": lambda side=side_px: bench.engine(side, "whole", "--precision", "bf16"),
-            },
-        )
+            contestants[precision] = lambda side=side_px, precision=precision: bench.engine(
+                side, "whole", "--precision", precision
+            )
+        answers = rounds(bench.options.rounds, contestants)
         for name, runs in answers.items():
             part = ""
             if name in peaks:
@@ -239,14 +236,14 @@ def through_farm(bench: Bench) -> list[str]:
     lines = ["| through the farm | an iteration | ratio (min to max) |", "|---|---|---|"]
     files = bench.picture("content", side_px), bench.picture("style", side_px)
     with FarmContest(bench.folder, bench.weights, files, options.threads) as farm:
-        answers = rounds(
-            options.rounds,
-            {
-                LOOP: lambda: {"seconds": bench.gatys(side_px, many, few)["marginal_s"]},
-                "fp32": lambda: {"seconds": farm.marginal_s("fp32", side_px, few, many)},
-                "bf16": lambda: {"seconds": farm.marginal_s("bf16", side_px, few, many)},
-            },
-        )
+        contestants: dict[str, Callable[[], Answer]] = {
+            LOOP: lambda: {"seconds": bench.gatys(side_px, many, few)["marginal_s"]}
+        }
+        for precision in precisions("cpu"):
+            contestants[precision] = lambda precision=precision: {
+                "seconds": farm.marginal_s(precision, side_px, few, many)
+            }
+        answers = rounds(options.rounds, contestants)
     for name, runs in answers.items():
         ratio = spread(ratios(answers, name, LOOP))
         lines.append(f"| {name}, {side_px} px | {median(runs, 'seconds'):.2f} s | {ratio} |")

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hardware import described, spread
+from hardware import described, precisions, spread
 
 from workers.nst.features import seeded
 
@@ -86,11 +86,14 @@ def table(bench: Bench) -> list[str]:
     options = bench.options
     contestants: dict[str, Callable[[], Answer]] = {
         LOOP: lambda: bench.run("examples_training.py"),
-        "fp32": lambda: bench.engine("fp32"),
-        "bf16": lambda: bench.engine("bf16"),
-        f"bf16, {options.styles} styles at once": lambda: bench.engine("bf16", "--styles", options.styles),
     }
-    peaks = {precision: bench.engine(precision, "--peak")["peak"] for precision in ("fp32", "bf16")}
+    measured = precisions(options.device)
+    for precision in measured:
+        contestants[precision] = lambda precision=precision: bench.engine(precision)
+    contestants[f"{measured[-1]}, {options.styles} styles at once"] = lambda: bench.engine(
+        measured[-1], "--styles", options.styles
+    )
+    peaks = {precision: bench.engine(precision, "--peak")["peak"] for precision in measured}
     answers: dict[str, list[Answer]] = {name: [] for name in contestants}
     for number in range(options.rounds):
         for name, run in contestants.items():

@@ -29,6 +29,7 @@ from workers.optimize_recipe import (
     stopping_of,
 )
 from workers.optimize_studio import read_painting
+from workers.precision import note_on_precision
 
 _UNKNOWN_RATIO = (3, 4)
 """Height to width of a picture whose size is not known."""
@@ -80,6 +81,8 @@ def _check_device(said: OptimizePayload, checks: Checks) -> None:
         raise UsageError("device: the workers of this farm have no GPU", "leave device at auto")
     if said.precision == "tf32" and _device(said, checks) == "cpu":
         raise UsageError("precision: tf32 is of NVIDIA GPUs, and no CPU has it", "use fp32 or bf16")
+    if slow := note_on_precision(said.precision, _device(said, checks)):
+        checks.note(slow)
 
 
 def _network(said: OptimizePayload, recipe: Recipe, checks: Checks) -> LossNetwork:

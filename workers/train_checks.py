@@ -15,6 +15,7 @@ from workers.nst.onnx_files import can_write_onnx
 from workers.nst.style_models import read_style_model
 from workers.nst.training_presets import TrainingRecipe
 from workers.optimize_recipe import is_own_network, network_note, read_network
+from workers.precision import note_on_precision
 from workers.train_recipe import check_network, painting_size, recipe_of
 from workers.train_studio import read_painting
 
@@ -39,6 +40,8 @@ def check(payload: dict[str, Any], _items: Sequence[PlannedItem], checks: Checks
             "onnx: writing ONNX takes the package onnx, which is not installed here",
             "pip install 'stylefarm[onnx]' on all machines of the farm",
         )
+    if slow := note_on_precision(said.precision, device_of(said, checks)):
+        checks.note(slow)
     recipe = recipe_of(said)
     network = _network(said, recipe, checks)
     _check_begin(said, checks)

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from tests.end_to_end.awkward import after_jpeg, difference, photos, picture, rendered_plainly
 from tests.end_to_end.conftest import AddStyle, SeededStyle
-from tests.end_to_end.real_farm import RealFarm, running_farm
+from tests.end_to_end.real_farm import RealFarm, running_farm, wait_until
+from tests.end_to_end.renders import add_network
+from tests.end_to_end.renders import picture as painted
+from tests.end_to_end.trainings import manifest, train_step
 from tests.servers import Server, rclone, seaweedfs
 
 pytestmark = pytest.mark.slow
@@ -151,6 +155,53 @@ def test_an_object_that_the_farm_did_not_make_is_left_alone(
     farm.run("render", "s3://mixed/in/photo[23].jpg", *to, "--precision", "bf16", "--sheet")
     sheets = [key for key in objects(weed, "mixed", "out/.farm/jobs") if key.endswith("contact-sheet.jpg")]
     assert len(sheets) == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_style_is_trained_from_photographs_in_s3_whatever_happens_to_its_worker(
+    farm: RealFarm, weed: Server, tmp_path: Path
+) -> None:
+    """States and traces lie beside the style; the losses are those of a training from local files."""
+    add_network(farm)
+    weed.make_bucket("training")
+    folder = photos(tmp_path / "photos", 8, *SIZE_PX)
+    photos(folder / "more", 3, *SIZE_PX)
+    (folder / "photo3.jpg").write_bytes((folder / "photo1.jpg").read_bytes()[:300])
+    upload(weed, "training", "photos", folder)
+    painting = painted(tmp_path / "painting.png", 64, 56)
+    said: dict[str, Any] = {
+        "steps": 60,
+        "checkpoint": {"steps": 4},
+        "validation": {"pictures": 3, "every": 1000},
+        "replace": True,
+    }
+
+    kept = train_step("s3://training/photos", painting, style="distant", **said)
+    number = farm.submit(manifest("s3://training/out", kept))
+    states = f"out/.farm/jobs/{number}/checkpoints"
+    wait_until(
+        lambda: any(key.endswith(".data") for key in objects(weed, "training", states)), "a state is kept"
+    )
+    victim = next(worker for worker in farm.workers() if worker["job"] == number)
+    psutil.Process(victim["pid"]).kill()
+    job = farm.wait(number)
+    assert job["state"] == "completed", job
+    assert [attempt["outcome"] for attempt in farm.attempts(number)] == ["lost", "finished"]
+    assert set(results(weed, "training", "out")) == {"distant.safetensors"}
+    assert not objects(weed, "training", states), "states are removed with the end of the training"
+    left_out = [event["text"] for event in farm.events(number, "message")]
+    assert any("photo3.jpg (" in text for text in left_out)
+
+    local = farm.wait(
+        farm.submit(manifest(tmp_path / "out", train_step(folder, painting, style="near", **said)))
+    )
+    assert local["state"] == "completed", local
+    for suffix in ("", "-validation"):
+        near = tmp_path / f"out/.farm/jobs/{local['id']}/traces/near{suffix}.jsonl"
+        distant = read(weed, "training", f"out/.farm/jobs/{number}/traces/distant{suffix}.jsonl")
+        assert distant == near.read_bytes()
+    farm.run("render", "s3://training/photos/more", "--style", "distant", "--output", "s3://training/renders")
+    assert len(results(weed, "training", "renders")) == 3
 
 
 def test_a_store_that_ignores_conditions_is_noticed_and_said(

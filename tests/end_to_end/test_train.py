@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.real_farm import RealFarm, results, running_farm, wait_until
-from tests.end_to_end.renders import NETWORK, add_network, picture
+from tests.end_to_end.renders import add_network, picture
+from tests.end_to_end.trainings import BATCH, CROP_PX, manifest, train_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 STYLES = "wave", "night", "garden", "scream"
-CROP_PX, BATCH = 32, 2
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +55,6 @@ def paintings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(folder / f"{style}.png", 64, 56, seed=100 + number)
     (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff no picture")
     return folder
-
-
-def train_step(photographs: Path, painting: Path, **said: Any) -> dict[str, Any]:
-    """Return a step that trains a style named for its painting; what is not said is small."""
-    return {
-        "name": f"train-{painting.stem}",
-        "kind": "train",
-        "data": [str(photographs)],
-        "style": painting.stem,
-        "style_images": [str(painting)],
-        "loss_network": NETWORK,
-        "network": "slim8",
-        "style_layers": {"relu1_1": 1, "relu2_1": 1},
-        "content_layers": {"relu2_2": 1},
-        "steps": 24,
-        "batch": BATCH,
-        "crop_px": CROP_PX,
-        "threads": 1,
-        "validation": {"pictures": 3, "every": 12},
-        **said,
-    }
-
-
-def manifest(output: Path, *steps: dict[str, Any]) -> dict[str, Any]:
-    return {"version": 1, "name": "styles", "output": str(output), "steps": [*steps]}
 
 
 def beside(output: Path, job: str, name: str) -> Path:

@@ -12,6 +12,7 @@ from PIL import Image
 from jobs.errors import UsageError
 from jobs.steps import PlannedItem
 from tests.workers.rendering import SHALLOW, Desk, network_bytes, picture_bytes
+from workers import precision
 from workers.kinds import Checks
 from workers.optimize_checks import check
 
@@ -104,6 +105,15 @@ def test_files_that_cannot_be_used_are_refused_by_name(desk: Desk) -> None:
     assert refusal.startswith(
         "style_layers: the file of the loss network short ends at pool1, before relu2_1"
     )
+
+
+def test_a_precision_that_the_cpu_would_have_to_imitate_is_noted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda: False)
+    [note] = refused(desk, precision="bf16")[1]
+    assert note.startswith("precision bf16: ")
+    assert refused(desk, precision="bf16", on="cuda") == ("", [])
 
 
 def test_another_network_than_the_presets_own_is_noted(desk: Desk) -> None:

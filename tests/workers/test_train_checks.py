@@ -12,7 +12,7 @@ from jobs.errors import UsageError
 from jobs.steps import PlannedItem
 from tests.workers.rendering import network_bytes, picture_bytes
 from tests.workers.studying import KEY, School
-from workers import train_checks, train_forecast
+from workers import precision, train_checks, train_forecast
 from workers.kinds import Checks
 from workers.nst.features import seeded
 from workers.nst.style_models import StyleMetadata, encode_style_model
@@ -100,6 +100,14 @@ def test_a_painting_that_is_wrong_is_refused_or_fails_its_own_style(school: Scho
         assert refusal == ""
         assert words in notes[0]
         assert notes[0].startswith("wave will fail: ")
+
+
+def test_a_precision_that_the_cpu_would_have_to_imitate_is_noted(
+    school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda: False)
+    [note] = refused(school, precision="bf16")[1]
+    assert note.startswith("precision bf16: ")
 
 
 def test_another_network_than_the_presets_own_is_noted(school: School) -> None:
