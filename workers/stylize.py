@@ -19,6 +19,7 @@ from workers.kinds import Context, Kind, Prepared, Produced, device_for, registe
 from workers.memory import free_bytes, return_memory
 from workers.nst.inference import InferenceNet, render_batch, render_bytes
 from workers.nst.style_models import load_style_model
+from workers.precision import note_on_precision
 
 _CUDA_BATCH = 4
 """As many as are decoded ahead; more would only wait for each other."""
@@ -72,6 +73,8 @@ def _model(payload: StylizePayload, context: Context, device: str) -> InferenceN
             raise FarmError(f"the style {name} cannot be loaded: {error}") from error
         except UsageError as error:
             raise UsageError(f"the style {name} is missing: {error.message}", error.hint) from error
+        if slow := note_on_precision(payload.precision, device):
+            context.emit("message", {"text": slow})
         return net, net.weight_bytes
 
     net: InferenceNet = context.models.get((payload.style.sha256, f"{payload.precision} {device}"), load)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import workers.memory
+import workers.precision
 import workers.stylize
 from jobs.bundled import bundled_store
 from jobs.errors import BadInputError, DeviceMemoryError, FarmError, OutputCheckError
@@ -67,11 +68,17 @@ class Recording:
     def __init__(self, task: TaskMessage, style: Path, files: list[bytes]) -> None:
         self.models = ModelCache(1 << 20)
         self.outcomes: dict[int, Produced | FarmError] = {}
+        self.said: list[str] = []
         self.stop_after: int | None = None
         self._works = [
             (item, prepare(task, item, file).value) for item, file in zip(task.items, files, strict=True)
         ]
         self._style = style
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        """Keep a message."""
+        assert kind == "message"
+        self.said.append(data["text"])
 
     def asset(self, _sha256: str) -> Path:
         """Return the one style there is."""
@@ -232,6 +239,15 @@ def test_precision_changes_the_picture(style: Path) -> None:
     full, half = (rendered(style, [(40, 40)], precision=p) for p in ("fp32", "bf16"))
     difference = abs(pixels(full.outcomes[0]).astype(int) - pixels(half.outcomes[0]))
     assert 0 < difference.mean() < 3
+
+
+def test_a_precision_that_the_cpu_would_have_to_imitate_is_said_once(
+    style: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.precision, "computes_in_bf16", lambda: False)
+    said = rendered(style, [(16, 20), (20, 16)], precision="bf16").said
+    assert [text.partition(":")[0] for text in said] == ["precision bf16"]
+    assert rendered(style, [(16, 20)], precision="fp32").said == []
 
 
 def test_alpha_comes_back_with_the_rendered_colors(style: Path) -> None:
