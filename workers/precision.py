@@ -8,7 +8,7 @@ import torch
 def computes_in_bf16() -> bool:
     """Return whether this machine's CPU has instructions (AVX-512, or Arm's) that bf16 is computed with."""
     # torch has no public question for it; this one is what its own quantization asks.
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def note_on_precision(precision: str, device: str) -> str:
