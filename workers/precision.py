@@ -8,7 +8,8 @@ import torch
 def computes_in_bf16() -> bool:
     """Return whether this machine's CPU has instructions (AVX-512, or Arm's) that bf16 is computed with."""
     # torch has no public question for it; this one is what its own quantization asks.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return asked is not None and bool(asked())
 
 
 def note_on_precision(precision: str, device: str) -> str:
