@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from workers.precision import computes_in_bf16
+
 SHAPES = ((64, 512), (128, 256), (256, 128), (512, 64))
 """Channels and side of the convolutions that take most of the time of a VGG at 512 px."""
 
@@ -32,11 +34,8 @@ def described(*packages: str) -> str:
 
 
 def precisions(device: str) -> list[str]:
-    """Return the precisions worth measuring: a CPU without AVX-512 takes many times as long in bf16."""
-    slow = (
-        device == "cpu" and platform.machine() == "x86_64" and not torch.cpu.get_capabilities()["avx512_bw"]
-    )
-    return ["fp32"] if slow else ["fp32", "bf16"]
+    """Return the precisions worth measuring: a CPU that imitates bf16 takes many times as long."""
+    return ["fp32", "bf16"] if device != "cpu" or computes_in_bf16() else ["fp32"]
 
 
 def convolution_peak(dtype: torch.dtype, device: str) -> float:

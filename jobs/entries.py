@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import ClassVar, Generic, Self, TypeVar
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(ABC):
     """What every kind of entry has.
 
     Attributes:
@@ -55,9 +56,9 @@ class Entry:
         return self.sha256 == other.sha256
 
     @classmethod
+    @abstractmethod
     def advice(cls, name: str, names: list[str]) -> str:
         """Return what to do where there is none of this name, but there are those."""
-        raise NotImplementedError
 
     def to_json(self) -> bytes:
         """Return the entry as UTF-8 JSON."""

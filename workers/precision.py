@@ -13,7 +13,10 @@ def computes_in_bf16() -> bool:
 
 
 def note_on_precision(precision: str, device: str) -> str:
-    """Return what a user should know about a precision on a kind of device, or an empty string."""
+    """Return what a user should know about a precision on a kind of device, or an empty string.
+
+    Of CPUs only that of this machine is known: at submit the controller's, which stands for the workers'.
+    """
     if precision != "bf16" or device != "cpu" or computes_in_bf16():
         return ""
     return "precision bf16: the CPU here cannot compute in it and takes many times as long as with fp32"

@@ -46,6 +46,7 @@ def test_the_loop_ends_in_peace_when_the_controller_is_closed(tmp_path):
         await asyncio.sleep(0)
         await controller.close()
         await asyncio.wait_for(loop, 10)
+        assert loop.exception() is None
 
     asyncio.run(run())
 

@@ -82,7 +82,7 @@ def test_an_output_beside_or_below_what_is_not_listed_is_fine(photos, tmp_path, 
         ({"inputs": [str(photos)]}, tmp_path),
     ]
     for step, output in cases:
-        validate_plan(manifest_of(step, output=output), library)
+        assert validate_plan(manifest_of(step, output=output), library).styles
 
 
 @pytest.mark.parametrize(
