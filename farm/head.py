@@ -26,7 +26,6 @@ GCS_NAME = "gcs_server"
 LOOPBACK = "127.0.0.1"
 START_S = 120.0
 _OBJECT_STORE_BYTES = 256 * 2**20  # it holds messages, never pictures
-_KEEP_FREED_BYTES = 2**32  # more than the largest feature map
 _LOG_BYTES = 16 * 2**20
 _LOG_FILES = 2
 
@@ -77,13 +76,13 @@ def child_environment(farm: str) -> dict[str, str]:
 
 def head_environment(farm: str, token_file: Path) -> dict[str, str]:
     """Return the environment in which a Ray head of our own, its controller and its workers run."""
-    environment = {
+    inherited = {
         name: value
         for name, value in child_environment(farm).items()
         # RAY_ADDRESS and its many relatives would lead us to somebody else's Ray; failure injection may stay.
         if not name.startswith("RAY_") or name.startswith("RAY_testing_")
     }
-    environment |= {
+    return inherited | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         # Ray replaces 127.0.0.1 by an address that others can reach, unless clusters are off.
@@ -95,10 +94,6 @@ def head_environment(farm: str, token_file: Path) -> dict[str, str]:
         # A fixed port otherwise, the same for every Ray of the machine.
         "DASHBOARD_METRIC_PORT": "0",
     }
-    # glibc gives memory back after each large tensor and clears it for the next one: a third of the time.
-    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(_KEEP_FREED_BYTES))
-    environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(_KEEP_FREED_BYTES))
-    return environment
 
 
 def start(temp_dir: Path, log: Path, environment: Mapping[str, str], cpus: int, gpus: int | None) -> Head:

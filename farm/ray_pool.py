@@ -33,6 +33,10 @@ _NODES_S = 10.0
 _DEATH_S = 10.0
 _TELL_AGAIN_S = 1.0
 
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+"""Of a worker's process: only from its start can all threads, Ray's own among them, share the arena that holds
+large blocks (`docs/adr/0006-allocator.md`)."""
+
 
 class WorkerActor:
     """A `workers.worker.Worker` in a process of its own.
@@ -279,7 +283,8 @@ class RayPool:
         }
         asked = self._places.request
         place = {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0)}
-        return actors.options(**place, scheduling_strategy="SPREAD").remote(options, self._controller)
+        process = {"scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": _ENVIRONMENT}}
+        return actors.options(**place, **process).remote(options, self._controller)
 
     async def _serve(self, name: str, member: _Member) -> None:
         """Announce a worker, wait for its end, announce that."""

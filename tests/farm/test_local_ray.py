@@ -119,15 +119,6 @@ def test_the_token_opens_the_cluster_and_nothing_else_does(running, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_inherit_what_makes_them_fast(running):
-    actors = [process for process in mine(running) if process.name().startswith("ray::")]
-    assert actors
-    for process in actors:
-        assert int(process.environ()["MALLOC_MMAP_THRESHOLD_"]) > 2**30
-        assert int(process.environ()["MALLOC_TRIM_THRESHOLD_"]) > 2**30
-
-
-@pytest.mark.slow
 def test_two_farms_do_not_meet_and_the_end_of_one_leaves_no_trace(running, home):
     before = {process.pid for process in mine(running)}
     second = local.up(control=ACTOR)

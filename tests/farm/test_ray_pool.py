@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import tempfile
 import threading
@@ -19,7 +20,8 @@ from ray.exceptions import ActorUnavailableError
 
 from farm import ray_pool
 from farm.ray_pool import PoolOptions, RayPool
-from jobs.tasks import Event, Item, Progress, TaskMessage, WorkerReport
+from jobs.tasks import Event, Item, Progress, TaskEnded, TaskMessage, WorkerReport
+from tests.farm import script_blocks
 from tests.farm.homes import wait_for
 
 pytestmark = pytest.mark.slow
@@ -51,7 +53,7 @@ def trouble() -> Iterator[Path]:
     ):
         orders = Path(folder) / "trouble"
         patch.setenv("WORKER_TROUBLE", str(orders))
-        patch.setenv("FARM_KINDS", "tests.toy,tests.farm.script_worker")
+        patch.setenv("FARM_KINDS", "tests.toy,tests.farm.script_worker,tests.farm.script_blocks")
         ray.init(
             address="local",
             num_cpus=2,
@@ -235,6 +237,26 @@ def test_a_worker_knows_its_kinds_of_work_before_it_joins(trouble, tmp_path):
             process = psutil.Process(recorder.joined[0].pid)
             libraries = {Path(library.path).name for library in process.memory_maps()}
             assert any(name.startswith("_imaging.") for name in libraries)
+
+    asyncio.run(run())
+
+
+def test_a_worker_keeps_the_memory_of_large_tensors(trouble, tmp_path):
+    """In the thread that renders, beside Ray's own threads: else each of them is cleared by the kernel anew."""
+
+    async def run() -> None:
+        async with one_worker(tmp_path) as (pool, _recorder, ear):
+            items = (Item(1, "", -1, "", "a.txt"),)
+            message = TaskMessage("j", "s", 7, 1, script_blocks.KIND, LONG_S, str(tmp_path / "out"), {}, items)
+            pool.send("w1", message)
+            ended: list[TaskEnded] = []
+            async with asyncio.timeout(LONG_S):
+                while not ended:
+                    await asyncio.sleep(0.02)
+                    ended = [event for event in await ear.all.remote() if isinstance(event, TaskEnded)]
+            assert ended[0].outcome == "finished", ended[0].reason
+            pages = script_blocks.BLOCK_BYTES // resource.getpagesize()
+            assert ended[0].result["faults"] < pages / 10
 
     asyncio.run(run())
 
