@@ -34,8 +34,8 @@ _DEATH_S = 10.0
 _TELL_AGAIN_S = 1.0
 
 _ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
-"""Of a worker's process: only from its start can all threads, Ray's own among them, share the arena that holds
-large blocks (`docs/adr/0006-allocator.md`)."""
+"""Of a worker's process: only from its start can all threads, Ray's own among them, share the one arena that
+holds large blocks (`docs/adr/0006-allocator.md`)."""
 
 
 class WorkerActor:

@@ -166,10 +166,7 @@ def open_network(
     def load() -> tuple[tuple[LossNetwork, NetworkMetadata], int]:
         network, metadata = read_network(context.asset(ref.sha256), ref.name)
         network = network.to(device, dtype)
-        tensors = [
-            part for layer in network.layers for part in (layer.weight, layer.bias) if part is not None
-        ]
-        return (network, metadata), sum(part.nbytes for part in tensors)
+        return (network, metadata), sum(layer.nbytes for layer in network.layers)
 
     key = (ref.sha256, f"loss network {precision} {device}")
     loaded: tuple[LossNetwork, NetworkMetadata] = context.models.get(key, load)

@@ -242,13 +242,12 @@ def test_a_worker_knows_its_kinds_of_work_before_it_joins(trouble, tmp_path):
 
 
 def test_a_worker_keeps_the_memory_of_large_tensors(trouble, tmp_path):
-    """In the thread that renders, beside Ray's own threads: else each of them is cleared by the kernel anew."""
+    """In the thread that renders, beside Ray's own: else the kernel clears each of them anew."""
 
     async def run() -> None:
         async with one_worker(tmp_path) as (pool, _recorder, ear):
-            items = (Item(1, "", -1, "", "a.txt"),)
-            message = TaskMessage("j", "s", 7, 1, script_blocks.KIND, LONG_S, str(tmp_path / "out"), {}, items)
-            pool.send("w1", message)
+            items, output = (Item(1, "", -1, "", "a.txt"),), str(tmp_path / "out")
+            pool.send("w1", TaskMessage("j", "s", 7, 1, script_blocks.KIND, LONG_S, output, {}, items))
             ended: list[TaskEnded] = []
             async with asyncio.timeout(LONG_S):
                 while not ended:

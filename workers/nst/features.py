@@ -7,12 +7,14 @@ engine can walk; `LossNetwork.taps` is the plain walk over a whole picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from workers.nst.winograd import Border, Winograd, pays
 
 Kind = Literal["conv", "relu", "pool"]
 Pooling = Literal["max", "avg", "l2"]
@@ -84,12 +86,32 @@ class Layer:
         name: `conv3_1`, `relu3_1`, `pool3`.
         weight: `[out, in, 3, 3]` of a convolution, else None.
         bias: `[out]` of a convolution, else None.
+        winograd: The same convolution by fewer multiplications, where that is faster.
     """
 
     name: str
     kind: Kind
     weight: Tensor | None = None
     bias: Tensor | None = None
+    winograd: Winograd | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and pays(self.weight):
+            object.__setattr__(self, "winograd", Winograd(self.weight))
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights, in each form that they are kept in."""
+        tensors = [tensor for tensor in (self.weight, self.bias) if tensor is not None]
+        transformed = self.winograd.nbytes if self.winograd else 0
+        return sum(tensor.nbytes for tensor in tensors) + transformed
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Layer:
+        """Return the layer on a device and in a dtype, weights channels-last."""
+        if self.weight is None or self.bias is None:
+            return self
+        weight = self.weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
+        return replace(self, weight=weight, bias=self.bias.to(device, dtype))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +168,28 @@ class LossNetwork:
             before = layer.name
         return found
 
+    def convolve(self, layer: Layer, features: Tensor, border: Border = (1, 1, 1, 1)) -> Tensor:
+        """Return a convolution, padded where a border is.
+
+        Args:
+            layer: A convolution of this network.
+            features: `[N, in, h, w]`.
+            border: Columns on the left and on the right, rows above and below: 0 or 1 of each.
+
+        Raises:
+            ValueError: If the layer has no weights.
+        """
+        if layer.weight is None or layer.bias is None:
+            raise ValueError(f"{layer.name} has no weights")
+        if layer.winograd is not None:
+            return layer.winograd(features, layer.bias, border)
+        left, right, above, below = border
+        replicate = self.first_padding == "replicate" and layer is self.layers[0]
+        if not replicate and left == right and above == below:  # without a copy
+            return functional.conv2d(features, layer.weight, layer.bias, padding=(above, left))
+        padded = functional.pad(features, border, mode="replicate" if replicate else "constant")
+        return functional.conv2d(padded, layer.weight, layer.bias)
+
     def pool(self, features: Tensor) -> Tensor:
         """Return the features pooled 2x2 with stride 2; a last odd row or column is dropped."""
         if self.pooling == "max":
@@ -160,17 +204,7 @@ class LossNetwork:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> LossNetwork:
         """Return the network on a device and in a dtype, weights channels-last."""
-        layers = tuple(
-            replace(
-                layer,
-                weight=layer.weight.to(device, dtype).contiguous(memory_format=torch.channels_last),
-                bias=layer.bias.to(device, dtype),
-            )
-            if layer.weight is not None and layer.bias is not None
-            else layer
-            for layer in self.layers
-        )
-        return replace(self, layers=layers)
+        return replace(self, layers=tuple(layer.to(device, dtype) for layer in self.layers))
 
     def up_to(self, names: Iterable[str]) -> LossNetwork:
         """Return the network without the layers that none of these needs.
@@ -237,10 +271,7 @@ class LossNetwork:
             return functional.relu(features)
         if layer.kind == "pool":
             return self.pool(features)
-        if layer is self.layers[0] and self.first_padding == "replicate":
-            padded = functional.pad(features, (1, 1, 1, 1), mode="replicate")
-            return functional.conv2d(padded, _present(layer.weight), layer.bias)
-        return functional.conv2d(features, _present(layer.weight), layer.bias, padding=1)
+        return self.convolve(layer, features)
 
 
 class _MaxPool(torch.autograd.Function):
@@ -343,9 +374,3 @@ def seeded(name: str, width: int, seed: int, family: str = "torchvision") -> Los
             parameters.append((weight, torch.randn(outputs, generator=generator) * 0.1))
             inputs = outputs
     return build_network(name, parameters, family)
-
-
-def _present(weight: Tensor | None) -> Tensor:
-    if weight is None:
-        raise ValueError("a convolution without weights")
-    return weight

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.nst.features import Layer, LossNetwork
+from workers.nst.features import LossNetwork
 from workers.nst.regions import EMPTY, Region, TilePlan, reads
+from workers.nst.winograd import Border
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +63,7 @@ def tap_features(network: LossNetwork, plan: TilePlan, rgb: Tensor, *, graph: bo
         if window != region:  # a slice of everything would be copied on the way back
             features = features[(..., *window.slices(region))]
         if layer.kind == "conv":
-            features = _convolved(network, layer, features, _missing(reads(layer, output), window))
+            features = network.convolve(layer, features, _missing(reads(layer, output), window))
         elif layer.kind == "relu":
             waiting = not owned.area and _may_wait(network, position)
             if not waiting:
@@ -112,7 +113,7 @@ def pull_back(
     return network.preprocessing.pull_back(gradient).to(pixels.dtype)
 
 
-def _missing(wanted: Region, present: Region) -> tuple[int, int, int, int]:
+def _missing(wanted: Region, present: Region) -> Border:
     """Return how many columns are missing on the left and on the right, and rows above and below."""
     return (
         present.left - wanted.left,
@@ -120,17 +121,3 @@ def _missing(wanted: Region, present: Region) -> tuple[int, int, int, int]:
         present.top - wanted.top,
         wanted.bottom - present.bottom,
     )
-
-
-def _convolved(
-    network: LossNetwork, layer: Layer, features: Tensor, border: tuple[int, int, int, int]
-) -> Tensor:
-    """Return a 3x3 convolution with padding on the sides of the border alone."""
-    left, right, above, below = border
-    if layer.weight is None:
-        raise ValueError(f"{layer.name} has no weights")
-    replicate = network.first_padding == "replicate" and layer is network.layers[0]
-    if not replicate and left == right and above == below:  # without a copy
-        return functional.conv2d(features, layer.weight, layer.bias, padding=(above, left))
-    padded = functional.pad(features, border, mode="replicate" if replicate else "constant")
-    return functional.conv2d(padded, layer.weight, layer.bias)
