@@ -181,10 +181,10 @@ class LossNetwork:
         """
         if layer.weight is None or layer.bias is None:
             raise ValueError(f"{layer.name} has no weights")
-        if layer.winograd is not None:
-            return layer.winograd(features, layer.bias, border)
         left, right, above, below = border
         replicate = self.first_padding == "replicate" and layer is self.layers[0]
+        if layer.winograd is not None and not replicate:
+            return layer.winograd(features, layer.bias, border)
         if not replicate and left == right and above == below:  # without a copy
             return functional.conv2d(features, layer.weight, layer.bias, padding=(above, left))
         padded = functional.pad(features, border, mode="replicate" if replicate else "constant")
