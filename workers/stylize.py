@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -20,6 +21,8 @@ from workers.memory import free_bytes, return_memory
 from workers.nst.inference import InferenceNet, render_batch, render_bytes
 from workers.nst.style_models import load_style_model
 from workers.precision import note_on_precision
+
+log = logging.getLogger(__name__)
 
 _CUDA_BATCH = 4
 """As many as are decoded ahead; more would only wait for each other."""
@@ -134,8 +137,8 @@ def _rendered(net: InferenceNet, pictures: list[Picture]) -> list[Pixels] | Farm
     try:
         batch = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
         return list(render_batch(net, batch).numpy())
-    except (torch.OutOfMemoryError, MemoryError):
-        pass  # answered below, where the traceback no longer holds the tensors
+    except (torch.OutOfMemoryError, MemoryError) as error:  # answered below, where no traceback holds tensors
+        log.warning("%d pictures of %.4g megapixels did not fit: %s", len(pictures), megapixels, error)
     except ValueError as error:
         return FarmError(f"it could not be rendered: {error}")
     return_memory(net.device.type)

@@ -75,13 +75,13 @@ def features_and_gradient(network: LossNetwork, rgb: Tensor) -> tuple[list[Tenso
     return [taps[name].detach() for name in LAYERS], leaf.grad
 
 
-def test_a_loss_network_of_many_channels_computes_so_on_a_cpu(everywhere):
+def test_a_loss_network_of_many_channels_computes_so_on_a_cpu(everywhere, monkeypatch):
     """Its features and their gradient are those of the same network without."""
     network = seeded("vgg19", 2, 0).to(dtype=torch.float64)
     assert all(layer.winograd is not None for layer in network.layers if layer.kind == "conv")
     rgb = torch.rand(2, 3, 37, 50, generator=torch.Generator().manual_seed(1)).double()
     given, gradient = features_and_gradient(network, rgb)
-    winograd.LEAST_CHANNELS = 256
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 256)
     direct = replace(network, layers=tuple(replace(layer) for layer in network.layers))
     assert all(layer.winograd is None for layer in direct.layers)
     expected, wanted = features_and_gradient(direct, rgb)
